@@ -1,0 +1,4 @@
+package config
+
+// WatchWith is Watch with a clock of the test's own.
+var WatchWith = watch
