@@ -1,0 +1,139 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"claude-runner/backends"
+)
+
+// health remembers for a few seconds what each backend's Check said, so that a
+// burst of tasks asks the engine once.
+type health struct {
+	registry *backends.Registry
+
+	mu      sync.Mutex
+	entries map[string]*healthEntry
+	seen    map[string]BackendHealth
+}
+
+type healthEntry struct {
+	mu     sync.Mutex // held while the engine is asked
+	until  time.Time
+	status backends.Status
+	err    error
+}
+
+const (
+	healthyFor   = 10 * time.Second
+	unhealthyFor = time.Second
+	checkTimeout = 10 * time.Second
+)
+
+func newHealth(r *backends.Registry) *health {
+	return &health{registry: r, entries: map[string]*healthEntry{}, seen: map[string]BackendHealth{}}
+}
+
+// check returns what the backend's Check says, or said a moment ago.
+func (h *health) check(ctx context.Context, b backends.Backend) (backends.Status, error) {
+	h.mu.Lock()
+	e := h.entries[b.Name()]
+	if e == nil {
+		e = &healthEntry{}
+		h.entries[b.Name()] = e
+	}
+	h.mu.Unlock()
+
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if time.Now().Before(e.until) {
+		return e.status, e.err
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	e.status, e.err = b.Check(ctx)
+	if e.err == nil {
+		e.until = time.Now().Add(healthyFor)
+	} else {
+		e.until = time.Now().Add(unhealthyFor)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seen[b.Name()] = BackendHealth{Healthy: e.err == nil, At: time.Now()}
+	return e.status, e.err
+}
+
+// forget makes the next check ask the engine, which has just failed.
+func (h *health) forget(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.entries, name)
+	h.seen[name] = BackendHealth{At: time.Now()}
+}
+
+// BackendHealth is how a backend was when it was last needed or asked.
+type BackendHealth struct {
+	Healthy bool
+	At      time.Time
+}
+
+// BackendHealth returns how each backend was that has been used or asked yet.
+// It asks none, and returns at once.
+func (m *Manager) BackendHealth() map[string]BackendHealth {
+	m.health.mu.Lock()
+	defer m.health.mu.Unlock()
+	return maps.Clone(m.health.seen)
+}
+
+// BackendState is what is known of a backend now.
+type BackendState struct {
+	Name         string
+	Healthy      bool
+	Error        string // how to mend it, where it is not healthy
+	Status       backends.Status
+	Capabilities backends.Capabilities
+}
+
+// Backends asks every backend how it is.
+func (m *Manager) Backends(ctx context.Context) []BackendState {
+	names := m.opts.Backends.Names()
+	out := make([]BackendState, len(names))
+	var g errgroup.Group
+	for i, name := range names {
+		g.Go(func() error {
+			b, _ := m.opts.Backends.Backend(name)
+			status, err := m.health.check(ctx, b)
+			out[i] = BackendState{Name: name, Healthy: err == nil, Status: status, Capabilities: b.Capabilities()}
+			if err != nil {
+				out[i].Error = err.Error()
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions return nil
+	return out
+}
+
+// candidates returns the backends that a task may run on, in the profile's
+// order: the one asked for, or all.
+func (m *Manager) candidates(p Profile, asked string) []string {
+	if asked != "" {
+		return []string{asked}
+	}
+	return p.Backend
+}
+
+// noBackend tells why none of the backends would do.
+func noBackend(reasons []string, errs []error) *Error {
+	return &Error{
+		Code: CodeNoBackend, RetryAfter: unhealthyFor, Err: errors.Join(errs...),
+		Message: fmt.Sprintf("no backend can start a sandbox: %s", strings.Join(reasons, "; ")),
+	}
+}

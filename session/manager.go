@@ -1,0 +1,168 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"claude-runner/agent"
+	"claude-runner/backends"
+)
+
+// Options is what a Manager is made of.
+type Options struct {
+	Store    Store
+	DataDir  string // absolute; sessions' folders are in DataDir/sessions
+	Backends *backends.Registry
+	Driver   agent.Driver
+	Profiles Profiles
+	// ModelAPI returns the credentials to use now. Its error says what to set.
+	ModelAPI func() (agent.ModelAPI, error)
+	User     backends.User // who sandboxes are, where the runner is root
+	Log      *slog.Logger
+	// Observers are told what becomes of tasks.
+	Observers []Observer
+
+	Concurrency int // tasks that run at once
+	QueueDepth  int // tasks that wait, over all sessions
+	Boots       int // agents that start at once
+
+	EventAge         time.Duration // how long events of ended tasks are kept; 0: for good
+	EventsPerSession int           // how many events of a session are kept; 0: all
+
+	PrivateWebhooks bool // tasks may name webhooks at private addresses
+}
+
+// Manager runs the tasks of every session: one at a time in each, in the order
+// of their submission. It owns every goroutine that it starts; Close ends them.
+// Its methods may be called from any goroutine.
+type Manager struct {
+	opts    Options
+	log     *slog.Logger
+	events  *EventLog
+	folders folders
+	health  *health
+	boots   *semaphore.Weighted
+
+	undelivered chan struct{} // as Undelivered
+
+	root   context.Context // every task's; cancelled by Close
+	cancel context.CancelCauseFunc
+	tasks  sync.WaitGroup
+
+	mu       sync.Mutex
+	profiles Profiles
+	live     map[string]*live // sessions at work
+	jobs     map[string]*job  // tasks that have not ended, by id
+	waiting  []*job           // queued tasks of all sessions, in the order of submission
+	running  map[string]int   // tasks that run, by agent
+	total    int              // tasks that run
+	closing  bool
+	drained  chan struct{} // closed once closing and no task is left
+}
+
+var (
+	errAborted  = errors.New("aborted")
+	errTimedOut = errors.New("timed out")
+)
+
+// errPostponed is said of a task that waits for the next Open.
+var errPostponed = &Error{
+	Code: CodeShuttingDown, RetryAfter: 5 * time.Second,
+	Message: "the runner is shutting down; the task is kept and goes on when it is back",
+}
+
+// Open starts a Manager: it clears up what an earlier process left behind and
+// queues the tasks that were waiting when it ended.
+func Open(ctx context.Context, opts Options) (*Manager, error) {
+	m := &Manager{
+		opts: opts, log: opts.Log, profiles: opts.Profiles,
+		events:  OpenEventLog(opts.Store, opts.Log),
+		folders: folders{root: opts.DataDir, user: opts.User},
+		health:  newHealth(opts.Backends),
+		boots:   semaphore.NewWeighted(int64(max(1, opts.Boots))),
+		live:    map[string]*live{},
+		jobs:    map[string]*job{},
+		running: map[string]int{},
+		drained: make(chan struct{}),
+
+		undelivered: make(chan struct{}, 1),
+	}
+	m.root, m.cancel = context.WithCancelCause(context.Background())
+	if err := m.folders.prepare(); err != nil {
+		return nil, errors.Join(err, m.events.Close())
+	}
+	if err := m.restore(ctx); err != nil {
+		return nil, errors.Join(err, m.Close(ctx))
+	}
+	m.tasks.Go(m.prune)
+	return m, nil
+}
+
+// Close stops the Manager: no new task is taken or started, and running ones
+// may finish until ctx ends. Those that have not are left to the next Open,
+// which takes them over: their sandboxes go on. Waiting ones stay queued.
+func (m *Manager) Close(ctx context.Context) error {
+	m.mu.Lock()
+	m.closing = true
+	m.postpone()
+	m.checkDrained()
+	m.mu.Unlock()
+
+	select {
+	case <-m.drained:
+	case <-ctx.Done():
+	}
+	m.cancel(agent.ErrDetached)
+	m.closeHotAgents()
+	m.tasks.Wait()
+	return m.events.Close()
+}
+
+// pruneInterval is how often old events are looked for.
+const pruneInterval = time.Hour
+
+// prune removes old events now and then, until the Manager closes.
+func (m *Manager) prune() {
+	if m.opts.EventAge == 0 && m.opts.EventsPerSession == 0 {
+		return
+	}
+	tick := time.NewTicker(pruneInterval)
+	defer tick.Stop()
+	for {
+		before, keep := time.Time{}, int64(math.MaxInt64)
+		if m.opts.EventAge > 0 {
+			before = time.Now().Add(-m.opts.EventAge)
+		}
+		if m.opts.EventsPerSession > 0 {
+			keep = int64(m.opts.EventsPerSession)
+		}
+		switch n, err := m.opts.Store.PruneEvents(m.root, before, keep); {
+		case err != nil && m.root.Err() == nil:
+			m.log.Error("old events could not be removed", "error", err)
+		case n > 0:
+			m.log.Info("old events removed", "count", n)
+		}
+		select {
+		case <-tick.C:
+		case <-m.root.Done():
+			return
+		}
+	}
+}
+
+// SetProfiles replaces the profiles. Tasks that run keep what they started with.
+func (m *Manager) SetProfiles(p Profiles) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.profiles = p
+	m.dispatch()
+}
+
+// Events is the log of what happens in sessions.
+func (m *Manager) Events() *EventLog { return m.events }

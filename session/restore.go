@@ -1,0 +1,226 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"claude-runner/agent"
+	"claude-runner/backends"
+)
+
+const (
+	// restoreTimeout bounds what Open waits for one backend.
+	restoreTimeout = 15 * time.Second
+	// engineReturn is how long a task that ran waits for an engine that does
+	// not answer, before it counts as interrupted.
+	engineReturn = 2 * time.Minute
+	engineRetry  = time.Second
+)
+
+// errInterrupted ends a task whose sandbox is gone with the earlier process.
+var errInterrupted = errors.New("interrupted")
+
+// restore brings back what an earlier process of this data folder left. Tasks
+// that waited, or were starting, are queued; those that ran are taken over;
+// sandboxes of neither are removed.
+func (m *Manager) restore(ctx context.Context) error {
+	tasks, err := m.opts.Store.Unfinished(ctx)
+	if err != nil {
+		return fmt.Errorf("read unfinished tasks: %w", err)
+	}
+	ran := map[string]string{} // session to backend
+	for _, t := range tasks {
+		if t.State == TaskRunning {
+			ran[t.SessionID] = t.Backend
+		}
+	}
+	m.removeOrphans(ctx, ran)
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range tasks {
+		running := t.State == TaskRunning
+		if t.State == TaskStarting { // the agent was not given its message
+			t.State, t.Backend = TaskQueued, t.Request.Backend
+		}
+		j := m.reserve(t)
+		m.tell(func(o Observer) { o.TaskAdmitted(t, Arrival{Restored: true}) })
+		if j.ready = !running; running {
+			m.unreserve(j)
+			l := m.live[t.SessionID]
+			m.begin(l, j, func() { m.takeOver(l, j) })
+		}
+	}
+	m.dispatch()
+	return nil
+}
+
+// takeOver goes on with a task that ran when the earlier process ended: its
+// agent's output is read again from the turn's beginning, and what was told
+// already is not told twice.
+func (m *Manager) takeOver(l *live, j *job) {
+	a := &attempt{m: m, job: j, live: l}
+	answer, err := a.recover(j.ctx)
+	if errors.Is(err, errInterrupted) && a.again() {
+		a.told = 0
+		m.update(j, func(t *Task) { t.State = TaskStarting })
+		answer, err = a.execute(j.ctx)
+	}
+	a.finish(answer, err)
+}
+
+// again reports whether an interrupted task may run once more: where its agent
+// had not begun, or its profile says so.
+func (a *attempt) again() bool {
+	if err := a.load(a.job.ctx); err != nil {
+		return false
+	}
+	told, err := a.m.opts.Store.LastStep(a.job.ctx, a.job.task.ID)
+	return err == nil && (told == 0 || a.profile.RetryInterrupted)
+}
+
+// recover is execute for a task whose agent was given its message already.
+func (a *attempt) recover(ctx context.Context) (agent.Result, error) {
+	a.awaitAgent(StartRecovered)
+	sandbox, err := a.find(ctx)
+	if err != nil {
+		return agent.Result{}, err
+	}
+	task := a.job.task
+	err = a.load(ctx)
+	if err == nil {
+		a.told, err = a.m.opts.Store.LastStep(context.WithoutCancel(ctx), task.ID)
+	}
+	if err != nil {
+		if !errors.Is(err, agent.ErrDetached) {
+			a.m.stopSandbox(task.Backend, sandbox)
+		}
+		return agent.Result{}, err
+	}
+	ctx, cancel := context.WithDeadlineCause(ctx, task.StartedAt.Add(a.profile.Timeout), errTimedOut)
+	defer cancel()
+	a.proc = a.adopt(sandbox)
+	a.result.Resumed = a.session.AgentID != ""
+	answer, err := a.converse(ctx, agent.Turn{Sent: true}, func() {})
+	if e, ok := errors.AsType[*agent.Error](err); ok && e.Code == agent.CodeAgentExited && a.told == 0 && answer.Turns == 0 {
+		// The earlier process ended before the message was through.
+		a.settle(err)
+		return answer, errInterrupted
+	}
+	return answer, err
+}
+
+// adopt makes a process of a sandbox that was taken over. Its agent is asked
+// nothing more: its input may be closed.
+func (a *attempt) adopt(sandbox backends.Sandbox) *process {
+	task := a.job.task
+	b, _ := a.m.opts.Backends.Backend(task.Backend)
+	launch := a.launch(b.Capabilities(), a.m.folders.mounts(task.SessionID), a.session.AgentID)
+	launch.Recovered, launch.TurnFrom = true, task.TurnFrom
+	return &process{
+		backend: task.Backend, sandbox: sandbox, mask: a.mask,
+		conv: a.m.opts.Driver.Open(launch, sandbox.Stdin(), sandbox.Stdout()),
+	}
+}
+
+// find takes over the sandbox in which the session's agent runs. While the
+// engine does not answer it waits.
+func (a *attempt) find(ctx context.Context) (backends.Sandbox, error) {
+	task := a.job.task
+	b, ok := a.m.opts.Backends.Backend(task.Backend)
+	if !ok {
+		return nil, errInterrupted
+	}
+	for deadline := time.Now().Add(engineReturn); ; {
+		// A task that is aborted needs its sandbox too, to be stopped.
+		sandbox, err := a.findOn(a.m.root, b)
+		if err != nil && a.m.root.Err() != nil {
+			return nil, context.Cause(a.m.root)
+		}
+		if !errors.Is(err, backends.ErrUnavailable) || time.Now().After(deadline) {
+			return sandbox, err
+		}
+		a.m.log.Warn("waiting for the engine of a task that ran", "task", task.ID, "backend", b.Name(), "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(engineRetry):
+		}
+	}
+}
+
+func (a *attempt) findOn(ctx context.Context, b backends.Backend) (backends.Sandbox, error) {
+	task := a.job.task
+	if _, err := a.m.health.check(ctx, b); err != nil { // fills in the capabilities, too
+		a.m.health.forget(b.Name())
+		return nil, fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
+	}
+	handles, err := b.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list sandboxes of backend %s: %w", b.Name(), err)
+	}
+	for _, h := range handles {
+		if h.Labels[labelSession] != task.SessionID {
+			continue
+		}
+		sandbox, err := b.Recover(ctx, h, 0)
+		if errors.Is(err, backends.ErrNotFound) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("take over sandbox %s of backend %s: %w", h.Name, b.Name(), err)
+		}
+		return sandbox, nil
+	}
+	return nil, errInterrupted
+}
+
+// removeOrphans stops the sandboxes of this data folder that no running task
+// has: keep maps the sessions of those to their backends. A backend that can't
+// be asked keeps its own until the next start.
+func (m *Manager) removeOrphans(ctx context.Context, keep map[string]string) {
+	var g errgroup.Group
+	for _, name := range m.opts.Backends.Names() {
+		g.Go(func() error {
+			b, _ := m.opts.Backends.Backend(name)
+			ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
+			defer cancel()
+			if err := removeOrphansOf(ctx, b, keep); err != nil {
+				m.log.Warn("sandboxes of an earlier run may be left", "backend", name, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions return nil
+}
+
+func removeOrphansOf(ctx context.Context, b backends.Backend, keep map[string]string) error {
+	handles, err := b.List(ctx)
+	if errors.Is(err, backends.ErrUnavailable) {
+		return nil // nothing runs on an engine that is not there
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, h := range handles {
+		if keep[h.Labels[labelSession]] == b.Name() {
+			continue
+		}
+		s, err := b.Recover(ctx, h, 0)
+		if errors.Is(err, backends.ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			err = s.Stop(ctx, 0)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("sandbox %s: %w", h.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}

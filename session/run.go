@@ -1,0 +1,317 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"claude-runner/agent"
+	"claude-runner/backends"
+)
+
+// attempt is one task being run.
+type attempt struct {
+	m       *Manager
+	job     *job
+	live    *live
+	profile Profile
+	session Session
+	api     agent.ModelAPI
+	mask    masker
+	proc    *process // the agent at work; nil before it starts
+	told    int64    // events of its turn that an earlier process stored
+	result  Result
+
+	temperature Temperature
+	starting    time.Time // when the task began to wait for proc
+}
+
+// cleanUpTimeout bounds what must be done after a task's own context has ended.
+const cleanUpTimeout = 30 * time.Second
+
+// run takes a task from the queue's head to its end.
+func (m *Manager) run(l *live, j *job) {
+	a := &attempt{m: m, job: j, live: l}
+	started := time.Now().UTC()
+	m.update(j, func(t *Task) { t.State, t.StartedAt = TaskStarting, started },
+		Event{TaskID: j.task.ID, Agent: j.task.Agent, Event: agent.Event{Type: EventTaskStart}})
+	m.tell(func(o Observer) { o.TaskStarted(j.task) })
+	answer, err := a.execute(j.ctx)
+	a.finish(answer, err)
+}
+
+// finish writes the task's end and clears up behind it. A task that the runner
+// left while it ran has no end yet.
+func (a *attempt) finish(answer agent.Result, err error) {
+	if errors.Is(err, agent.ErrDetached) {
+		return
+	}
+	a.collect(answer, time.Since(a.job.task.StartedAt))
+	state := a.judge(err)
+	turns := 0
+	if state == TaskSucceeded {
+		turns = 1
+	}
+	a.m.end(a.job, state, a.result, answer.AgentID, turns)
+	a.settle(err)
+}
+
+// execute runs the task and returns what the agent said. Its error is a
+// context's cause, an *agent.Error, an *Error, or a backend's.
+func (a *attempt) execute(ctx context.Context) (agent.Result, error) {
+	if err := a.load(ctx); err != nil {
+		return agent.Result{}, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, a.profile.Timeout, errTimedOut)
+	defer cancel()
+
+	resume := a.session.AgentID
+	answer, err := a.turn(ctx, resume)
+	if e, ok := errors.AsType[*agent.Error](err); ok && e.Code == agent.CodeMemoryLost && a.session.Turns == 0 && resume != "" {
+		// The first turns were cut off before the agent wrote anything down.
+		a.settle(err)
+		answer, err = a.turn(ctx, "")
+	}
+	return answer, err
+}
+
+// load reads what the task needs: its profile, its session, the credentials.
+func (a *attempt) load(ctx context.Context) error {
+	task := a.job.task
+	profiles := a.m.Profiles()
+	profile, ok := profiles.ByName[task.Agent]
+	if !ok {
+		return errorf(CodeNoAgent, fmt.Sprintf("agent %q is no longer in the configuration, which has %s", task.Agent, profiles.names()))
+	}
+	a.profile = profile
+	var err error
+	if a.session, err = a.m.opts.Store.Session(ctx, task.SessionID); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return storageError("read session", err)
+	}
+	if a.api, err = a.m.opts.ModelAPI(); err != nil {
+		return &Error{Code: CodeNoCredentials, Message: err.Error(), Err: err}
+	}
+	a.mask = newMasker(a.api, profile.Secrets, task.Request.Env)
+	return nil
+}
+
+// turn gives the message to the session's agent: the one that still runs, or a
+// new one.
+func (a *attempt) turn(ctx context.Context, resume string) (agent.Result, error) {
+	a.awaitAgent(StartHot)
+	booted := func() {}
+	if a.proc = a.m.takeHot(a.live, a.key()); a.proc == nil {
+		a.temperature = StartCold
+		if err := a.m.boots.Acquire(ctx, 1); err != nil {
+			return agent.Result{}, context.Cause(ctx)
+		}
+		booted = sync.OnceFunc(func() { a.m.boots.Release(1) })
+		defer booted()
+		var err error
+		if a.proc, err = a.boot(ctx, resume); err != nil {
+			return agent.Result{}, err
+		}
+	}
+	a.result.Resumed = resume != ""
+	a.m.update(a.job, func(t *Task) {
+		t.State, t.Backend, t.TurnFrom = TaskRunning, a.proc.backend, a.proc.conv.Offset()
+	})
+	return a.converse(ctx, agent.Turn{}, booted)
+}
+
+// awaitAgent and hasAgent tell observers how long the task waits for its agent.
+func (a *attempt) awaitAgent(t Temperature) {
+	a.temperature, a.starting = t, time.Now()
+	a.m.tell(func(o Observer) { o.AgentStarting(a.job.task) })
+}
+
+func (a *attempt) hasAgent() {
+	start := Start{Temperature: a.temperature, Took: time.Since(a.starting)}
+	a.m.tell(func(o Observer) { o.AgentStarted(a.job.task, start) })
+}
+
+// converse gives the task's message to the agent and tells what it does.
+func (a *attempt) converse(ctx context.Context, t agent.Turn, begun func()) (agent.Result, error) {
+	t.Message, t.Context = a.job.task.Request.Message, a.job.task.Request.Context
+	step := int64(0)
+	answer, err := a.proc.conv.Turn(ctx, t, func(e agent.Event) {
+		begun()
+		if step++; step == 1 {
+			a.hasAgent()
+		}
+		if step <= a.told {
+			return // an earlier process has told it
+		}
+		event := Event{Event: e, step: step}
+		if e.Type == agent.EventInit {
+			event.Backend = a.proc.backend
+		}
+		a.emit(event)
+	})
+	if e, ok := errors.AsType[*agent.Error](err); ok && e.Code == agent.CodeAgentExited {
+		err = a.whyExited(e)
+	}
+	return answer, err
+}
+
+// whyExited says what the backend knows of an agent that ended before its
+// answer.
+func (a *attempt) whyExited(e *agent.Error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTimeout)
+	defer cancel()
+	exit, err := a.proc.sandbox.Wait(ctx)
+	stderr := a.proc.stderr()
+	switch {
+	case err != nil:
+		return errorf(CodeSandbox, fmt.Sprintf("the sandbox was lost: %v%s", err, stderr))
+	case exit.OOMKilled:
+		return errorf(CodeOutOfMemory, fmt.Sprintf("the sandbox used more than its %v of memory and was killed; raise agents.%s.limits.memory", a.profile.Limits.Memory, a.profile.Name))
+	case exit.TimedOut:
+		return errTimedOut
+	case exit.Signal != 0:
+		return errorf(CodeSandboxKilled, fmt.Sprintf("the agent was killed by signal %d before its answer%s", exit.Signal, stderr))
+	default:
+		return &agent.Error{Code: e.Code, Message: fmt.Sprintf("the agent ended with exit code %d before its answer%s", exit.Code, stderr)}
+	}
+}
+
+// collect keeps what is known of the task's outcome, also of a failed one.
+func (a *attempt) collect(answer agent.Result, duration time.Duration) {
+	r := &a.result
+	r.Text, r.Model, r.Tools, r.Turns = answer.Text, answer.Model, answer.Tools, answer.Turns
+	r.Usage, r.CostUSD, r.Duration = answer.Usage, answer.CostUSD, duration
+	if a.profile.Source == nil {
+		return
+	}
+	output, err := a.profile.Source.ParseOutput(answer)
+	r.Output = output
+	if err != nil {
+		r.OutputError = err.Error()
+	}
+}
+
+// judge turns the error that ended the task into its state and its failure.
+func (a *attempt) judge(err error) TaskState {
+	if err == nil {
+		return TaskSucceeded
+	}
+	a.result.Output, a.result.OutputError = nil, ""
+	state, failure := classify(err, a.profile.Timeout)
+	failure.Message = a.mask.apply(failure.Message)
+	a.result.Error = &failure
+	if failure.Code == CodeInternal || failure.Code == CodeStorage {
+		a.m.log.Error("task failed", "task", a.job.task.ID, "session", a.job.task.SessionID, "error", a.mask.apply(err.Error()))
+	}
+	return state
+}
+
+// classify returns the state and the failure that an error means.
+func classify(err error, timeout time.Duration) (TaskState, Failure) {
+	if e, ok := errors.AsType[*agent.Error](err); ok {
+		if e.Code == agent.CodeBudget {
+			return TaskBudgetExceeded, Failure{CodeBudget, e.Message}
+		}
+		return TaskFailed, Failure{Code(e.Code), e.Message}
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return TaskFailed, Failure{e.Code, e.Message}
+	}
+	switch {
+	case errors.Is(err, errAborted):
+		return TaskAborted, Failure{CodeAborted, "aborted on request"}
+	case errors.Is(err, errTimedOut):
+		return TaskTimedOut, Failure{CodeTimedOut, fmt.Sprintf("not done within the agent's timeout of %v", timeout)}
+	case errors.Is(err, errInterrupted):
+		return TaskFailed, Failure{CodeInterrupted, "the runner ended while the task ran, and its sandbox is gone; submit it again"}
+	case errors.Is(err, agent.ErrInvalidLaunch), errors.Is(err, agent.ErrEmptyMessage):
+		return TaskFailed, Failure{Code(agent.CodeAgentFailed), err.Error()}
+	case errors.Is(err, backends.ErrImageNotFound):
+		return TaskFailed, Failure{CodeImage, err.Error()}
+	default:
+		return TaskFailed, Failure{CodeSandbox, err.Error()}
+	}
+}
+
+// settle keeps the agent for the next message, or ends it and all it started.
+func (a *attempt) settle(err error) {
+	p := a.proc
+	if p == nil {
+		return
+	}
+	a.proc = nil
+	if err == nil && a.profile.IdleTimeout > 0 && p.conv.Alive() && a.m.keepHot(a.live, p, a.profile.IdleTimeout) {
+		return
+	}
+	a.m.stop(p)
+}
+
+func (a *attempt) emit(e Event) {
+	e.TaskID = a.job.task.ID
+	a.m.tell(func(o Observer) { o.Event(a.job.task, e) })
+	a.m.emit(a.job.task.SessionID, e)
+}
+
+// emit hands an event to the log. It fails only when the log is closed: the
+// task is left to the next Open then, which tells what is not told.
+func (m *Manager) emit(sessionID string, e Event) {
+	if err := m.events.Append(sessionID, e); err != nil {
+		m.log.Debug("event not logged", "session", sessionID, "type", e.Type, "error", err)
+	}
+}
+
+// update changes a task that has not ended, in memory and in the store.
+func (m *Manager) update(j *job, change func(*Task), events ...Event) {
+	m.mu.Lock()
+	change(&j.task)
+	t := j.task
+	m.mu.Unlock()
+	if err := m.events.Write(t.SessionID, Change{Update: &t}, false, events...); err != nil {
+		m.log.Error("task state could not be written", "task", t.ID, "state", t.State, "error", err)
+	}
+	for _, e := range events {
+		m.tell(func(o Observer) { o.Event(t, e) })
+	}
+}
+
+// endUnstarted ends a job that was taken out of the queue.
+func (m *Manager) endUnstarted(j *job, state TaskState, f Failure) {
+	m.end(j, state, Result{Error: &f}, "", 0)
+	close(j.gone)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.letGo(m.live[j.task.SessionID])
+}
+
+// end writes a task's end with the event that tells it, and then wakes who
+// waits for it.
+func (m *Manager) end(j *job, state TaskState, r Result, agentID string, turns int) {
+	t := j.task
+	t.State, t.Result, t.EndedAt = state, r, time.Now().UTC()
+	delivery := m.delivery(t)
+	t.Request.Env, t.Request.Webhook = nil, nil
+	end := Change{End: &Ending{Task: t, AgentID: agentID, Turns: turns, Delivery: delivery}}
+	event := endEvent(t)
+	err := m.events.Write(t.SessionID, end, false, event)
+	if err != nil {
+		m.log.Error("task's end could not be written", "task", t.ID, "state", t.State, "error", err)
+		return // the next Open finds it without an end
+	}
+	if delivery != nil {
+		m.wakeSender()
+	}
+	m.mu.Lock()
+	j.task = t
+	delete(m.jobs, t.ID)
+	m.mu.Unlock()
+	m.tell(func(o Observer) {
+		o.Event(t, event)
+		o.TaskEnded(t)
+	})
+	close(j.done)
+	j.cancel(nil)
+}

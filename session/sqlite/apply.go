@@ -1,0 +1,167 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"claude-runner/session"
+)
+
+// Apply writes changes in one transaction.
+func (s *Store) Apply(ctx context.Context, changes []session.Change) error {
+	return s.inTx(ctx, func(tx *sql.Tx) error {
+		for i, c := range changes {
+			err := s.apply(ctx, tx, c)
+			if errors.Is(err, session.ErrEnded) || errors.Is(err, session.ErrKeyTaken) {
+				return &session.ChangeError{Index: i, Err: err}
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Store) apply(ctx context.Context, tx *sql.Tx, c session.Change) error {
+	if c.Create != nil {
+		if err := create(ctx, tx, *c.Create); err != nil {
+			return err
+		}
+	}
+	if c.Update != nil {
+		if err := update(ctx, tx, c.Update); err != nil {
+			return err
+		}
+	}
+	if c.End != nil {
+		if err := end(ctx, tx, *c.End); err != nil {
+			return err
+		}
+	}
+	return s.appendEvents(ctx, tx, c.Events)
+}
+
+func create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
+	request, result, err := encodeTask(c.Task)
+	if err != nil {
+		return err
+	}
+	if c.Key != nil {
+		if err := takeKey(ctx, tx, *c.Key); err != nil {
+			return err
+		}
+	}
+	webhook, err := encodeWebhook(c.Task.Request.Webhook)
+	if err != nil {
+		return fmt.Errorf("encode webhook: %w", err)
+	}
+	v, t := c.Session, c.Task
+	_, err = tx.ExecContext(ctx, `INSERT INTO sessions (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at`,
+		v.ID, v.Agent, v.AgentID, v.Turns, v.CostUSD, nanos(v.CreatedAt), nanos(v.UpdatedAt))
+	if err != nil {
+		return fmt.Errorf("write session: %w", err)
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO tasks (`+taskColumns+`) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		t.ID, t.SessionID, t.Agent, t.Backend, t.State, request, result, nanos(t.CreatedAt), nanos(t.StartedAt), nanos(t.EndedAt), t.TurnFrom, webhook)
+	if err != nil {
+		return fmt.Errorf("write task: %w", err)
+	}
+	return nil
+}
+
+func update(ctx context.Context, tx *sql.Tx, t *session.Task) error {
+	res, err := tx.ExecContext(ctx, `UPDATE tasks SET state = ?, backend = ?, started_at = ?, turn_from = ? WHERE id = ? AND ended_at = 0`,
+		t.State, t.Backend, nanos(t.StartedAt), t.TurnFrom, t.ID)
+	if err := changedOne(res, err); err != nil {
+		return err
+	}
+	if t.State != session.TaskStarting {
+		return nil
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE events SET step = 0 WHERE task_id = ? AND step > 0`, t.ID); err != nil {
+		return fmt.Errorf("begin the task's steps anew: %w", err)
+	}
+	return nil
+}
+
+// takeKey writes an idempotency key, and forgets those whose time is over.
+func takeKey(ctx context.Context, tx *sql.Tx, k session.Key) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM keys WHERE at < ?`, nanos(k.At.Add(-session.KeyLife))); err != nil {
+		return fmt.Errorf("forget old keys: %w", err)
+	}
+	res, err := tx.ExecContext(ctx, `INSERT INTO keys (name, hash, task_id, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		k.Name, k.Hash, k.TaskID, nanos(k.At))
+	if err != nil {
+		return fmt.Errorf("write idempotency key: %w", err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 1 {
+		return err
+	}
+	return session.ErrKeyTaken
+}
+
+// Key returns what an idempotency key stands for.
+func (s *Store) Key(ctx context.Context, name string) (session.Key, error) {
+	k := session.Key{Name: name}
+	var at int64
+	err := s.read.QueryRowContext(ctx, `SELECT hash, task_id, at FROM keys WHERE name = ?`, name).Scan(&k.Hash, &k.TaskID, &at)
+	k.At = moment(at)
+	return k, found(err)
+}
+
+// end writes a task's end, what it changes in its session, what it used, and
+// what is to be told of it.
+func end(ctx context.Context, tx *sql.Tx, e session.Ending) error {
+	t := e.Task
+	t.Request.Env = nil
+	request, result, err := encodeTask(t)
+	if err != nil {
+		return err
+	}
+	res, err := tx.ExecContext(ctx, `UPDATE tasks SET state = ?, backend = ?, request = ?, result = ?, started_at = ?, ended_at = ?, webhook = '' WHERE id = ? AND ended_at = 0`,
+		t.State, t.Backend, request, result, nanos(t.StartedAt), nanos(t.EndedAt), t.ID)
+	if err := changedOne(res, err); err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE sessions SET agent_id = CASE WHEN ?1 = '' THEN agent_id ELSE ?1 END,
+		turns = turns + ?2, cost_usd = cost_usd + ?3, updated_at = max(updated_at, ?4) WHERE id = ?5`,
+		e.AgentID, e.Turns, t.Result.CostUSD, nanos(t.EndedAt), t.SessionID)
+	if err != nil {
+		return fmt.Errorf("write session: %w", err)
+	}
+	u := t.Result.Usage
+	_, err = tx.ExecContext(ctx, `INSERT INTO usage (`+usageColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		t.ID, t.SessionID, t.Agent, t.Result.Model, t.Backend, nanos(t.EndedAt), int64(t.Result.Duration), t.Result.CostUSD,
+		u.InputTokens, u.OutputTokens, u.CacheReadInputTokens, u.CacheCreationInputTokens)
+	if err != nil {
+		return fmt.Errorf("write usage: %w", err)
+	}
+	if e.Delivery == nil {
+		return nil
+	}
+	return enqueue(ctx, tx, *e.Delivery)
+}
+
+// changedOne is session.ErrEnded where no row of a living task was changed.
+func changedOne(res sql.Result, err error) error {
+	if err != nil {
+		return fmt.Errorf("write task: %w", err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 1 {
+		return err
+	}
+	return session.ErrEnded
+}
+
+// ResetSession forgets the agent's memory of a session.
+func (s *Store) ResetSession(ctx context.Context, id string, at time.Time) error {
+	return s.inTx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE sessions SET agent_id = '', turns = 0, updated_at = ? WHERE id = ?`, nanos(at), id)
+		return err
+	})
+}

@@ -1,0 +1,68 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"claude-runner/session"
+)
+
+const sessionColumns = `id, agent, agent_id, turns, cost_usd, created_at, updated_at`
+
+// Session returns one session, or session.ErrNotFound.
+func (s *Store) Session(ctx context.Context, id string) (session.Session, error) {
+	out, err := scanSession(s.read.QueryRowContext(ctx, `SELECT `+sessionColumns+` FROM sessions WHERE id = ?`, id))
+	return out, found(err)
+}
+
+// Sessions returns all sessions, the last used first.
+func (s *Store) Sessions(ctx context.Context) ([]session.Session, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT `+sessionColumns+` FROM sessions ORDER BY updated_at DESC, id`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := []session.Session{}
+	for rows.Next() {
+		one, err := scanSession(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, one)
+	}
+	return out, rows.Err()
+}
+
+// DeleteSession removes a session with its tasks and events. What they used is
+// kept.
+func (s *Store) DeleteSession(ctx context.Context, id string) error {
+	return s.inTx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE id = ?`, id)
+		return err
+	})
+}
+
+type row interface{ Scan(...any) error }
+
+func scanSession(r row) (session.Session, error) {
+	var v session.Session
+	var created, updated int64
+	err := r.Scan(&v.ID, &v.Agent, &v.AgentID, &v.Turns, &v.CostUSD, &created, &updated)
+	v.CreatedAt, v.UpdatedAt = moment(created), moment(updated)
+	return v, err
+}
+
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func moment(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
+}

@@ -1,0 +1,150 @@
+// Package sqlite keeps sessions, tasks and events in one SQLite file.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/google/uuid"
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"claude-runner/session"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Store is a session.Store in a file. Writes go through one connection, reads
+// through several, which see what is committed and wait for no writer.
+type Store struct {
+	write *sql.DB
+	read  *sql.DB
+
+	setLastSeq, insertEvent *sql.Stmt // of write
+}
+
+var _ session.Store = (*Store)(nil)
+
+// Open opens the file, makes it where it is missing (mode 0600), and brings it
+// to this program's form.
+func Open(ctx context.Context, path string) (*Store, error) {
+	if err := makeFile(path); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	write, err := sql.Open("sqlite", dsn(path, "immediate"))
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	write.SetMaxOpenConns(1)
+	if err := migrate(ctx, write); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), write.Close())
+	}
+	s := &Store{write: write}
+	if s.read, err = sql.Open("sqlite", dsn(path, "deferred")+"&_pragma=query_only(1)"); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), write.Close())
+	}
+	s.read.SetMaxOpenConns(max(4, runtime.NumCPU()))
+	if err := s.prepare(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), s.Close())
+	}
+	return s, nil
+}
+
+// prepare makes the statements that run for every event.
+func (s *Store) prepare(ctx context.Context) (err error) {
+	if s.setLastSeq, err = s.write.PrepareContext(ctx, `UPDATE sessions SET last_seq = ? WHERE id = ?`); err != nil {
+		return err
+	}
+	s.insertEvent, err = s.write.PrepareContext(ctx, `INSERT INTO events (session_id, seq, task_id, step, time, data) VALUES (?, ?, ?, ?, ?, ?)`)
+	return err
+}
+
+// makeFile makes the database's file, which may hold secrets of tasks that
+// wait, so that only its owner reads it. SQLite gives its other files the same
+// mode.
+func makeFile(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// dsn names the file with the settings that every connection needs.
+func dsn(path, transactions string) string {
+	u := url.URL{Scheme: "file", Opaque: url.PathEscape(path)}
+	q := url.Values{"_txlock": {transactions}, "_pragma": {
+		"busy_timeout(3000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)",
+	}}
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, files)
+	if err != nil {
+		return err
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("bring its tables up to date: %w", err)
+	}
+	return nil
+}
+
+// Close closes the file.
+func (s *Store) Close() error { return errors.Join(s.read.Close(), s.write.Close()) }
+
+// Instance returns this database's name, made at the first call.
+func (s *Store) Instance(ctx context.Context) (string, error) {
+	var name string
+	err := s.inTx(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES ('instance', ?) ON CONFLICT DO NOTHING`, uuid.NewString()); err != nil {
+			return err
+		}
+		return tx.QueryRowContext(ctx, `SELECT value FROM meta WHERE key = 'instance'`).Scan(&name)
+	})
+	return name, err
+}
+
+// inTx runs do in a transaction of the writing connection.
+func (s *Store) inTx(ctx context.Context, do func(*sql.Tx) error) error {
+	tx, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := do(tx); err != nil {
+		return errors.Join(err, rollback(tx))
+	}
+	return tx.Commit()
+}
+
+func rollback(tx *sql.Tx) error {
+	if err := tx.Rollback(); !errors.Is(err, sql.ErrTxDone) {
+		return err
+	}
+	return nil
+}
+
+// found turns "no rows" into session.ErrNotFound.
+func found(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return session.ErrNotFound
+	}
+	return err
+}

@@ -1,0 +1,128 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Submission asks for a task.
+type Submission struct {
+	SessionID string
+	Agent     string // "": the session's own, or the default
+	Request   Request
+	// Key is an idempotency key: the same one with the same submission gives
+	// the first one's task, for KeyLife; with another, CodeKeyReused. "": none.
+	Key string
+	// TraceParent is the caller's place in a trace, as W3C Trace Context writes
+	// it. Observers ignore what is not well-formed. "": none.
+	TraceParent string
+}
+
+// Submit writes a task down and queues it. It returns as soon as that is done.
+func (m *Manager) Submit(ctx context.Context, s Submission) (Task, error) {
+	task, err := m.submit(ctx, s)
+	if err != nil {
+		m.tell(func(o Observer) { o.TaskRefused(CodeOf(err)) })
+	}
+	return task, err
+}
+
+func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
+	if err := s.validate(); err != nil {
+		return Task{}, err
+	}
+	if err := m.checkWebhook(s.Request.Webhook); err != nil {
+		return Task{}, err
+	}
+	if _, err := m.opts.ModelAPI(); err != nil {
+		return Task{}, &Error{Code: CodeNoCredentials, Message: err.Error(), Err: err}
+	}
+	l, err := m.enter(ctx, s.SessionID)
+	if err != nil {
+		return Task{}, err
+	}
+	defer m.leave(l)
+	if task, ok, err := m.known(ctx, s); ok || err != nil {
+		return task, err
+	}
+
+	sess, err := m.opts.Store.Session(ctx, s.SessionID)
+	isNew := errors.Is(err, ErrNotFound)
+	if err != nil && !isNew {
+		return Task{}, storageError("read session", err)
+	}
+	now := time.Now().UTC()
+	if isNew {
+		sess = Session{ID: s.SessionID, CreatedAt: now}
+	}
+	sess.UpdatedAt = now
+	j, err := m.accept(&sess, s, now)
+	if err != nil {
+		return Task{}, err
+	}
+	creation, event := Change{Create: &Creation{Session: sess, Task: j.task, Key: s.key(j.task)}}, j.queuedEvent()
+	if err := m.events.Write(s.SessionID, creation, true, event); err != nil {
+		m.withdraw(j)
+		if errors.Is(err, ErrKeyTaken) { // by another session, a moment ago
+			task, _, err := m.known(ctx, s)
+			return task, err
+		}
+		return Task{}, storageError("write task", err)
+	}
+	task := j.task
+	m.tell(func(o Observer) {
+		o.TaskAdmitted(task, Arrival{TraceParent: s.TraceParent})
+		o.Event(task, event)
+	})
+	m.admit(j)
+	return task, nil
+}
+
+// accept decides whether a task may wait, and for which agent, and reserves its
+// place. A new session becomes that agent's.
+func (m *Manager) accept(sess *Session, s Submission, now time.Time) (*job, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closing {
+		return nil, &Error{Code: CodeShuttingDown, Message: "the runner is shutting down; try again once it is back", RetryAfter: 5 * time.Second}
+	}
+	name, err := m.chooseAgent(*sess, s)
+	if err != nil {
+		return nil, err
+	}
+	if len(m.waiting) >= m.opts.QueueDepth {
+		return nil, &Error{
+			Code: CodeQueueFull, RetryAfter: 5 * time.Second,
+			Message: fmt.Sprintf("%d tasks are waiting already, as many as limits.queue_depth allows; try again later", len(m.waiting)),
+		}
+	}
+	sess.Agent = name
+	return m.reserve(Task{
+		ID: uuid.Must(uuid.NewV7()).String(), SessionID: sess.ID, Agent: name,
+		Backend: s.Request.Backend, State: TaskQueued, Request: s.Request, CreatedAt: now,
+	}), nil
+}
+
+// chooseAgent returns the agent that a task is for.
+func (m *Manager) chooseAgent(sess Session, s Submission) (string, error) {
+	name := s.Agent
+	switch {
+	case sess.Agent != "" && name != "" && name != sess.Agent:
+		return "", &Error{Code: CodeAgentFixed, Field: "agent", Message: fmt.Sprintf(
+			"session %q belongs to agent %q since its first task; use another sessionId for agent %q", sess.ID, sess.Agent, name)}
+	case sess.Agent != "":
+		name = sess.Agent
+	case name == "":
+		name = m.profiles.Default
+	}
+	p, ok := m.profiles.ByName[name]
+	if !ok {
+		return "", &Error{Code: CodeNoAgent, Field: "agent", Message: fmt.Sprintf(
+			"there is no agent %q; the configuration has %s", name, m.profiles.names())}
+	}
+	return name, p.allowsBackend(s.Request.Backend)
+}
