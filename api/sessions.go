@@ -1,0 +1,105 @@
+package api
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+)
+
+// sessions answers GET /sessions, the last used first.
+func (s *Server) sessions(c *fiber.Ctx) error {
+	all, err := s.manager.Sessions(s.root)
+	if err != nil {
+		return err
+	}
+	views := make([]sessionView, len(all))
+	for i, one := range all {
+		views[i] = viewSession(one)
+	}
+	return c.JSON(views)
+}
+
+// session answers GET /session/:sessionId.
+func (s *Server) session(c *fiber.Ctx) error {
+	id, err := sessionID(c)
+	if err != nil {
+		return err
+	}
+	state, err := s.manager.Session(s.root, id)
+	if err != nil {
+		return err
+	}
+	return c.JSON(viewSession(state))
+}
+
+// deleteSession answers DELETE /session/:sessionId once nothing of it is left.
+func (s *Server) deleteSession(c *fiber.Ctx) error {
+	id, err := sessionID(c)
+	if err != nil {
+		return err
+	}
+	if err := s.manager.Delete(s.root, id); err != nil {
+		return err
+	}
+	return c.JSON(fiber.Map{"sessionId": id, "deleted": id})
+}
+
+// resetSession answers POST /session/:sessionId/reset.
+func (s *Server) resetSession(c *fiber.Ctx) error {
+	id, err := sessionID(c)
+	if err != nil {
+		return err
+	}
+	if err := s.manager.Reset(s.root, id); err != nil {
+		return err
+	}
+	return c.JSON(fiber.Map{"sessionId": id, "reset": true})
+}
+
+// agents answers GET /agents, by name.
+func (s *Server) agents(c *fiber.Ctx) error {
+	profiles := s.manager.Profiles()
+	views := []agentView{}
+	for _, name := range slices.Sorted(maps.Keys(profiles.ByName)) {
+		views = append(views, viewAgent(name, profiles.ByName[name], name == profiles.Default))
+	}
+	return c.JSON(views)
+}
+
+// backends answers GET /backends, by name.
+func (s *Server) backends(c *fiber.Ctx) error {
+	views := []backendView{}
+	for _, b := range s.manager.Backends(s.root) {
+		views = append(views, viewBackend(b))
+	}
+	return c.JSON(views)
+}
+
+// health answers GET /health: 200 while tasks are taken.
+func (s *Server) health(c *fiber.Ctx) error {
+	load := s.manager.Load()
+	view := healthView{
+		Status: "ok", Version: s.opts.Version, Uptime: int64(time.Since(s.started).Seconds()),
+		ActiveTasks: load.Running, QueuedTasks: load.Queued,
+	}
+	if load.Closing {
+		view.Status = "shutting_down"
+		c.Status(http.StatusServiceUnavailable)
+	}
+	return c.JSON(view)
+}
+
+// alive answers GET /livez: 200 as long as the process answers at all.
+func (s *Server) alive(c *fiber.Ctx) error { return c.JSON(fiber.Map{"status": "ok"}) }
+
+// ready answers GET /readyz: 200 while a task that is submitted now would be
+// written down.
+func (s *Server) ready(c *fiber.Ctx) error {
+	if err := s.manager.Ready(); err != nil {
+		return err
+	}
+	return c.JSON(fiber.Map{"status": "ok"})
+}
