@@ -69,8 +69,8 @@ func TestCLI(t *testing.T) {
 		{name: "error-once", prompt: "hi", env: map[string]string{"CLAUDE_CODE_MAX_RETRIES": "1"}, calls: 2,
 			printed: "api_retry",
 			want:    func(o outcome) bool { return !o.IsError && o.Result == "I am well again." }},
-		{name: "cut", prompt: "hi", calls: 1,
-			want: func(o outcome) bool { return o.IsError && strings.Contains(o.Result, "Unable to connect") }},
+		{name: "cut", prompt: "hi", calls: 2, // the second without streaming, and cut too
+			want: func(o outcome) bool { return o.IsError && strings.Contains(o.Result, "ECONNRESET") }},
 		{name: "malformed", prompt: "hi", calls: 2,
 			want: func(o outcome) bool { return !o.IsError && o.Result == "This answer is whole." }},
 		{name: "no headers", script: "hang-headers", prompt: "hi", calls: 1,

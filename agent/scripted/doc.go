@@ -83,7 +83,7 @@
 //	                        deltas; without streaming it is an HTTP error all the same
 //	fault:                  breaks the answer off: kind, and at: when
 //	  kind: hang            silence, until the client leaves or the server closes
-//	  kind: cut             the connection is reset
+//	  kind: cut             the connection is closed, in the middle of the answer
 //	  kind: malformed       a line of broken JSON, and the stream's end
 //	  kind: end             the stream's end
 //	  at: n                 after n deltas (default 0), or after the last one

@@ -1,7 +1,6 @@
 package scripted_test
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -83,12 +81,8 @@ func exchange(t *testing.T, url, requestFile string) string {
 }
 
 func broken(err error) string {
-	switch {
-	case err == nil:
+	if err == nil {
 		return ""
-	case errors.Is(err, syscall.ECONNRESET):
-		return "[connection reset]\n"
-	default:
-		return fmt.Sprintf("[%v]\n", err)
 	}
+	return fmt.Sprintf("[%v]\n", err)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 )
@@ -146,21 +145,19 @@ func (s *Server) breakOff(w http.ResponseWriter, r *http.Request, kind faultKind
 		s.hang(r.Context())
 		panic(http.ErrAbortHandler)
 	case faultCut:
-		reset(w)
+		hangUp(w)
 	case faultMalformed, faultEnd:
 		// What was written is all there is.
 	}
 }
 
-// reset breaks the connection so that the client sees ECONNRESET.
-func reset(w http.ResponseWriter) {
-	control := http.NewResponseController(w)
-	conn, _, err := control.Hijack()
+// hangUp closes the connection in the middle of an answer. What was sent before
+// arrives: a reset could overtake it, and some clients send a request again, by
+// themselves, whose answer they have seen nothing of.
+func hangUp(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		panic(http.ErrAbortHandler) // the nearest thing on HTTP/2
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
 	}
 	_ = conn.Close()
 }
