@@ -17,6 +17,12 @@ type Profile struct {
 	Template string `koanf:"template" json:"template,omitempty"`
 	// Model is a full model id, such as "claude-sonnet-4-6"; aliases move.
 	Model string `koanf:"model" json:"model"`
+	// Models may be called beside Model, by tools and subagents.
+	Models []string `koanf:"models" json:"models,omitempty"`
+	// Network is what the agent's tools reach, and Egress what they do where it
+	// is NetworkAllowlist.
+	Network NetworkMode  `koanf:"network" json:"network"`
+	Egress  []EgressRule `koanf:"egress" json:"egress,omitempty"`
 	// Backend names the backends that may run this agent; the first that
 	// passes its check does.
 	Backend []string `koanf:"backend" json:"backend"`
@@ -26,9 +32,12 @@ type Profile struct {
 
 	// MaxTurns bounds the model round trips of one task. 0: no bound.
 	MaxTurns int `koanf:"max_turns" json:"maxTurns,omitempty"`
-	// MaxBudgetUSD bounds what one task may cost, in US dollars, by the agent's
-	// own reckoning, looked at after each model call. 0: no bound.
-	MaxBudgetUSD float64 `koanf:"max_budget_usd" json:"maxBudgetUsd,omitempty"`
+	// The budgets bound what model calls may cost, in US dollars: of one task, of
+	// a session in all, and of all tasks of this agent on one day (UTC). Each is
+	// looked at before a call: the one that goes over it is the last. 0: no bound.
+	MaxBudgetUSD        float64 `koanf:"max_budget_usd" json:"maxBudgetUsd,omitempty"`
+	MaxSessionBudgetUSD float64 `koanf:"max_session_budget_usd" json:"maxSessionBudgetUsd,omitempty"`
+	MaxDailyBudgetUSD   float64 `koanf:"max_daily_budget_usd" json:"maxDailyBudgetUsd,omitempty"`
 	// Timeout bounds one task from the sandbox's start to its answer.
 	Timeout time.Duration `koanf:"timeout" json:"-"`
 	// StallTimeout ends a task whose model sends nothing for so long.
@@ -81,6 +90,7 @@ func DefaultProfile() Profile {
 		Model:          "claude-sonnet-4-6",
 		Image:          "claude-runner-agent",
 		Pull:           backends.PullMissing,
+		Network:        NetworkAllowlist,
 		MaxTurns:       10,
 		Timeout:        10 * time.Minute,
 		StallTimeout:   2 * time.Minute,

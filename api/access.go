@@ -106,7 +106,7 @@ func (a access) sameHost(origin, host string) bool {
 func (a access) cors() fiber.Handler {
 	return cors.New(cors.Config{
 		AllowOriginsFunc: a.allowsOrigin,
-		AllowMethods:     "GET,POST,DELETE",
+		AllowMethods:     "GET,POST,PATCH,DELETE",
 		AllowHeaders:     "Authorization,Content-Type,X-Request-Id",
 		ExposeHeaders:    "X-Request-Id,Retry-After",
 		MaxAge:           600,

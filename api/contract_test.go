@@ -244,8 +244,8 @@ func TestFailures(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	noKey := func(s *setup) {
-		s.session.ModelAPI = func() (agent.ModelAPI, error) {
-			return agent.ModelAPI{}, &session.Error{Code: session.CodeNoCredentials, Message: "set ANTHROPIC_API_KEY"}
+		s.session.ModelAPIs = func() ([]agent.ModelAPI, error) {
+			return nil, &session.Error{Code: session.CodeNoCredentials, Message: "set ANTHROPIC_API_KEY"}
 		}
 	}
 	if a := newWorld(t, noKey).post("s", "echo"); a.status != http.StatusServiceUnavailable || a.object(t)["code"] != "no_credentials" {
@@ -312,7 +312,7 @@ func TestAgentsAndBackends(t *testing.T) {
 	}
 	want := map[string]any{
 		"name": "other", "description": "A shell.", "default": false, "model": "claude-sonnet-4-6", "backends": []any{"local"},
-		"image": "claude-runner-agent", "tools": []any{"Bash", "Read", "Edit", "Write"}, "permissionMode": "bypassPermissions",
+		"image": "claude-runner-agent", "tools": []any{"Bash", "Read", "Edit", "Write"}, "permissionMode": "bypassPermissions", "network": "allowlist",
 		"maxTurns": 10., "timeout": 600000., "limits": map[string]any{},
 	}
 	if diff := cmp.Diff(want, agents[0]); diff != "" {

@@ -54,6 +54,34 @@ func decodeSubmission(data []byte) (s session.Submission, async bool, err error)
 	return s, async, nil
 }
 
+// decodeBudget reads the body of PATCH /session/:sessionId. null is no budget of
+// the session's own.
+func decodeBudget(data []byte) (*float64, error) {
+	if err := checkJSON(data); err != nil {
+		return nil, err
+	}
+	fields, err := members("the body", data)
+	if err != nil {
+		return nil, err
+	}
+	if len(fields) == 0 {
+		return nil, malformed(`the body changes nothing; send a JSON object such as {"budgetUsd": 5}`)
+	}
+	var budget *float64
+	for _, f := range fields {
+		if f.name != "budgetUsd" {
+			return nil, unknownField(f.name, "field", []string{"budgetUsd"})
+		}
+		if kind := kindOf(f.value); kind != "a number" && kind != "null" {
+			return nil, invalid(f.name, "want a number of dollars or null, got %s", kind)
+		}
+		if json.Unmarshal(f.value, &budget) != nil {
+			return nil, invalid(f.name, "is no number of dollars")
+		}
+	}
+	return budget, nil
+}
+
 // checkJSON refuses what is not one JSON value in UTF-8, and says where it
 // goes wrong.
 func checkJSON(data []byte) error {

@@ -57,8 +57,8 @@ type document struct {
 }
 
 type pathItem struct {
-	Parameters        []parameter
-	Get, Post, Delete *operation
+	Parameters               []parameter
+	Get, Post, Patch, Delete *operation
 }
 
 type operation struct {
@@ -152,7 +152,7 @@ func (d *document) Operations(tag string) ([]*operation, error) {
 		for _, m := range []struct {
 			method string
 			op     *operation
-		}{{http.MethodPost, p.Value.Post}, {http.MethodGet, p.Value.Get}, {http.MethodDelete, p.Value.Delete}} {
+		}{{http.MethodPost, p.Value.Post}, {http.MethodGet, p.Value.Get}, {http.MethodPatch, p.Value.Patch}, {http.MethodDelete, p.Value.Delete}} {
 			if m.op == nil || len(m.op.Tags) != 1 || m.op.Tags[0] != tag {
 				continue
 			}

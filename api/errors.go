@@ -51,6 +51,7 @@ var statuses = map[session.Code]int{
 	session.CodeTimedOut:       http.StatusGatewayTimeout,
 	session.CodeOutOfMemory:    http.StatusBadGateway,
 	session.CodeSandboxKilled:  http.StatusBadGateway,
+	session.CodeNetwork:        http.StatusServiceUnavailable,
 	session.CodeSandbox:        http.StatusBadGateway,
 	session.CodeStorage:        http.StatusInternalServerError, // no waiting mends a full disk
 	session.CodeInternal:       http.StatusInternalServerError,

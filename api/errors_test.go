@@ -74,7 +74,7 @@ func codesIn(t *testing.T, dir string) map[string]string {
 // with a request id to the client, the rest to the log.
 func TestInternal(t *testing.T) {
 	w := newWorld(t, func(s *setup) {
-		s.session.ModelAPI = func() (agent.ModelAPI, error) { panic("a detail of the inside") }
+		s.session.ModelAPIs = func() ([]agent.ModelAPI, error) { panic("a detail of the inside") }
 	})
 	a := w.post("s", "echo")
 	got := a.object(t)

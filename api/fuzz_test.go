@@ -15,8 +15,8 @@ import (
 // gate lets a world's tasks in no further than to the credentials, which come
 // after the request is read and checked.
 func gate(s *setup) {
-	s.session.ModelAPI = func() (agent.ModelAPI, error) {
-		return agent.ModelAPI{}, &session.Error{Code: session.CodeNoCredentials, Message: "none"}
+	s.session.ModelAPIs = func() ([]agent.ModelAPI, error) {
+		return nil, &session.Error{Code: session.CodeNoCredentials, Message: "none"}
 	}
 }
 

@@ -145,6 +145,7 @@ func (s *Server) route() {
 
 	s.app.Get("/sessions", s.sessions)
 	s.app.Get("/session/:sessionId", s.session)
+	s.app.Patch("/session/:sessionId", s.changeSession)
 	s.app.Delete("/session/:sessionId", s.deleteSession)
 	s.app.Post("/session/:sessionId/reset", s.resetSession)
 	s.app.Get("/session/:sessionId/events", s.events)

@@ -47,6 +47,27 @@ func (s *Server) deleteSession(c *fiber.Ctx) error {
 	return c.JSON(fiber.Map{"sessionId": id, "deleted": id})
 }
 
+// changeSession answers PATCH /session/:sessionId.
+func (s *Server) changeSession(c *fiber.Ctx) error {
+	id, err := sessionID(c)
+	if err != nil {
+		return err
+	}
+	data, err := s.readBody(c)
+	if err != nil {
+		return err
+	}
+	budget, err := decodeBudget(data)
+	if err != nil {
+		return err
+	}
+	state, err := s.manager.SetBudget(s.root, id, budget)
+	if err != nil {
+		return err
+	}
+	return c.JSON(viewSession(state))
+}
+
 // resetSession answers POST /session/:sessionId/reset.
 func (s *Server) resetSession(c *fiber.Ctx) error {
 	id, err := sessionID(c)

@@ -27,14 +27,15 @@ type taskView struct {
 	Error       string          `json:"error,omitempty"`        // why it did not succeed
 	Code        session.Code    `json:"code,omitempty"`
 
-	Cost     float64     `json:"cost"`     // US dollars
-	Duration int64       `json:"duration"` // milliseconds from its start to its end
-	Tools    []string    `json:"tools"`    // used, each once
-	Resumed  bool        `json:"resumed"`  // the agent had a memory of the session
-	Model    string      `json:"model,omitempty"`
-	Turns    int         `json:"turns"` // calls of the model
-	Usage    agent.Usage `json:"usage"`
-	Warnings []string    `json:"warnings,omitempty"` // limits that could not be held
+	Cost      float64     `json:"cost"`                // US dollars
+	AgentCost *float64    `json:"agentCost,omitempty"` // the agent's own reckoning, beside the gateway's
+	Duration  int64       `json:"duration"`            // milliseconds from its start to its end
+	Tools     []string    `json:"tools"`               // used, each once
+	Resumed   bool        `json:"resumed"`             // the agent had a memory of the session
+	Model     string      `json:"model,omitempty"`
+	Turns     int         `json:"turns"` // calls of the model
+	Usage     agent.Usage `json:"usage"`
+	Warnings  []string    `json:"warnings,omitempty"` // limits that could not be held
 
 	CreatedAt time.Time `json:"createdAt"`
 	StartedAt time.Time `json:"startedAt,omitzero"`
@@ -49,7 +50,7 @@ func viewTask(t session.Task) taskView {
 		TaskID: t.ID, SessionID: t.SessionID, Agent: t.Agent, Backend: t.Backend, Status: t.State,
 		Message: t.Request.Message, Context: t.Request.Context,
 		Output: r.Output, OutputError: r.OutputError, Text: r.Text,
-		Cost: r.CostUSD, Duration: r.Duration.Milliseconds(), Tools: r.Tools, Resumed: r.Resumed,
+		Cost: r.CostUSD, AgentCost: r.AgentCostUSD, Duration: r.Duration.Milliseconds(), Tools: r.Tools, Resumed: r.Resumed,
 		Model: r.Model, Turns: r.Turns, Usage: r.Usage, Warnings: r.Warnings,
 		CreatedAt: t.CreatedAt, StartedAt: t.StartedAt, EndedAt: t.EndedAt,
 	}
@@ -111,8 +112,9 @@ type sessionView struct {
 	Busy        bool      `json:"busy"`  // a task is starting or running
 	Queued      int       `json:"queued"`
 	CurrentTask string    `json:"currentTask,omitempty"`
-	Turns       int       `json:"turns"` // tasks that succeeded since the start or the last reset
-	Cost        float64   `json:"cost"`  // US dollars, of all its tasks
+	Turns       int       `json:"turns"`               // tasks that succeeded since the start or the last reset
+	Cost        float64   `json:"cost"`                // US dollars, of all its tasks
+	BudgetUSD   *float64  `json:"budgetUsd,omitempty"` // what they may cost in all; absent: as the agent's profile says
 	Created     time.Time `json:"created"`
 	LastActive  time.Time `json:"lastActive"`
 }
@@ -120,7 +122,7 @@ type sessionView struct {
 func viewSession(s session.State) sessionView {
 	v := sessionView{
 		SessionID: s.ID, Agent: s.Agent, State: "idle", Busy: s.Busy, Queued: s.Queued, CurrentTask: s.Current,
-		Turns: s.Turns, Cost: s.CostUSD, Created: s.CreatedAt, LastActive: s.UpdatedAt,
+		Turns: s.Turns, Cost: s.CostUSD, BudgetUSD: s.BudgetUSD, Created: s.CreatedAt, LastActive: s.UpdatedAt,
 	}
 	switch {
 	case s.Busy:
@@ -133,21 +135,26 @@ func viewSession(s session.State) sessionView {
 
 // agentView is a profile on the wire: what a client may know of it.
 type agentView struct {
-	Name           string          `json:"name"`
-	Description    string          `json:"description,omitempty"`
-	Default        bool            `json:"default"`
-	Model          string          `json:"model"`
-	Backends       []string        `json:"backends"` // the first that is healthy runs it
-	Image          string          `json:"image,omitempty"`
-	Tools          []string        `json:"tools"`
-	PermissionMode string          `json:"permissionMode"`
-	MaxTurns       int             `json:"maxTurns,omitempty"`
-	MaxBudgetUSD   float64         `json:"maxBudgetUsd,omitempty"`
-	Timeout        int64           `json:"timeout"`               // milliseconds
-	IdleTimeout    int64           `json:"idleTimeout,omitempty"` // milliseconds
-	Concurrency    int             `json:"concurrency,omitempty"`
-	Limits         agent.Limits    `json:"limits"`
-	OutputSchema   json.RawMessage `json:"outputSchema,omitempty"` // the JSON schema of its output
+	Name                string            `json:"name"`
+	Description         string            `json:"description,omitempty"`
+	Default             bool              `json:"default"`
+	Model               string            `json:"model"`
+	Backends            []string          `json:"backends"` // the first that is healthy runs it
+	Image               string            `json:"image,omitempty"`
+	Tools               []string          `json:"tools"`
+	PermissionMode      string            `json:"permissionMode"`
+	MaxTurns            int               `json:"maxTurns,omitempty"`
+	MaxBudgetUSD        float64           `json:"maxBudgetUsd,omitempty"` // of a task
+	MaxSessionBudgetUSD float64           `json:"maxSessionBudgetUsd,omitempty"`
+	MaxDailyBudgetUSD   float64           `json:"maxDailyBudgetUsd,omitempty"`
+	Models              []string          `json:"models,omitempty"` // others that may be called
+	Network             agent.NetworkMode `json:"network"`
+	Egress              []string          `json:"egress,omitempty"`      // what its tools may call, without secrets
+	Timeout             int64             `json:"timeout"`               // milliseconds
+	IdleTimeout         int64             `json:"idleTimeout,omitempty"` // milliseconds
+	Concurrency         int               `json:"concurrency,omitempty"`
+	Limits              agent.Limits      `json:"limits"`
+	OutputSchema        json.RawMessage   `json:"outputSchema,omitempty"` // the JSON schema of its output
 }
 
 func viewAgent(name string, p session.Profile, isDefault bool) agentView {
@@ -156,8 +163,13 @@ func viewAgent(name string, p session.Profile, isDefault bool) agentView {
 		Backends: append([]string{}, p.Backend...), Image: p.Image,
 		Tools: append([]string{}, p.Tools...), PermissionMode: p.PermissionMode,
 		MaxTurns: p.MaxTurns, MaxBudgetUSD: p.MaxBudgetUSD,
+		MaxSessionBudgetUSD: p.MaxSessionBudgetUSD, MaxDailyBudgetUSD: p.MaxDailyBudgetUSD,
+		Models: p.Models, Network: p.Network,
 		Timeout: p.Timeout.Milliseconds(), IdleTimeout: p.IdleTimeout.Milliseconds(),
 		Concurrency: p.Concurrency, Limits: p.Limits,
+	}
+	for _, rule := range p.Egress {
+		v.Egress = append(v.Egress, rule.String())
 	}
 	if p.Source != nil {
 		v.OutputSchema = p.Source.Schema

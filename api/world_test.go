@@ -87,7 +87,7 @@ func newWorld(t testing.TB, changes ...func(*setup)) *world {
 		api: api.Options{Log: log, Version: "v1.2.3", Metrics: measures.Handler()},
 		session: session.Options{
 			Store: w.store, DataDir: w.dir, Backends: w.reg, Driver: shellDriver{}, User: user, Log: log,
-			ModelAPI:    func() (agent.ModelAPI, error) { return agent.ModelAPI{APIKey: "sk-model-key"}, nil },
+			ModelAPIs:   func() ([]agent.ModelAPI, error) { return []agent.ModelAPI{{APIKey: "sk-model-key"}}, nil },
 			Concurrency: 4, QueueDepth: 20, Boots: 4, Observers: []session.Observer{measures},
 		},
 		profile: profile,

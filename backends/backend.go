@@ -106,6 +106,10 @@ const StderrLimit = 64 << 10
 // values of the environment by "localhost".
 const HostAlias = "host.docker.internal"
 
+// GatewayAddress, in the values of a sandbox's environment, stands for the host
+// and port at which the helper in the sandbox lets it out.
+const GatewayAddress = "gateway.claude-runner.invalid"
+
 // Handle names a sandbox across restarts of the runner. It is small and fit
 // to be stored; Data is the backend's own.
 type Handle struct {

@@ -5,6 +5,7 @@
 package config
 
 import (
+	"cmp"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -28,8 +29,11 @@ type Config struct {
 	Limits   Limits   `koanf:"limits"`
 	Events   Events   `koanf:"events"`
 	ModelAPI ModelAPI `koanf:"model_api"`
-	Webhooks Webhooks `koanf:"webhooks"`
-	Log      Log      `koanf:"log"`
+	// Prices are dollars per million tokens, by model id, over those that the
+	// program has.
+	Prices   map[string]agent.Price `koanf:"prices"`
+	Webhooks Webhooks               `koanf:"webhooks"`
+	Log      Log                    `koanf:"log"`
 	// ShutdownGrace is how long running tasks may go on after SIGTERM.
 	ShutdownGrace time.Duration `koanf:"shutdown_grace"`
 
@@ -89,25 +93,43 @@ type Events struct {
 
 // ModelAPI is where model calls go, and with which credential.
 type ModelAPI struct {
+	Upstream `koanf:",squash"`
+	// Fallbacks take the calls that the ones before refuse for now: 429, 529, no
+	// answer. One without a BaseURL is at the same place.
+	Fallbacks []Upstream `koanf:"fallbacks"`
+}
+
+// Upstream is one Messages API.
+type Upstream struct {
 	BaseURL    string       `koanf:"base_url"`
 	APIKey     agent.Secret `koanf:"api_key"`     // sent as x-api-key
 	AuthToken  agent.Secret `koanf:"auth_token"`  // sent as a bearer token
 	OAuthToken agent.Secret `koanf:"oauth_token"` // of a Claude subscription
 }
 
-// API returns m with at most one credential. Where several are set, the API key
+// API returns u with at most one credential. Where several are set, the API key
 // goes before the bearer token, and that before the subscription's token.
-func (m ModelAPI) API() agent.ModelAPI {
-	api := agent.ModelAPI{BaseURL: m.BaseURL}
+func (u Upstream) API() agent.ModelAPI {
+	api := agent.ModelAPI{BaseURL: u.BaseURL}
 	switch {
-	case m.APIKey != "":
-		api.APIKey = m.APIKey
-	case m.AuthToken != "":
-		api.AuthToken = m.AuthToken
+	case u.APIKey != "":
+		api.APIKey = u.APIKey
+	case u.AuthToken != "":
+		api.AuthToken = u.AuthToken
 	default:
-		api.OAuthToken = m.OAuthToken
+		api.OAuthToken = u.OAuthToken
 	}
 	return api
+}
+
+// APIs returns the Messages APIs in the order in which they are tried.
+func (m ModelAPI) APIs() []agent.ModelAPI {
+	all := []agent.ModelAPI{m.API()}
+	for _, f := range m.Fallbacks {
+		f.BaseURL = cmp.Or(f.BaseURL, m.BaseURL)
+		all = append(all, f.API())
+	}
+	return all
 }
 
 // Webhooks is what holds for the webhooks of all agents and tasks.
@@ -140,7 +162,7 @@ func defaults() *Config {
 		SandboxUser:   backends.User{UID: 10001, GID: 10001},
 		Limits:        Limits{Concurrency: 8, QueueDepth: 100, Boots: 2},
 		Events:        Events{MaxAge: 30 * 24 * time.Hour, MaxPerSession: 100_000},
-		ModelAPI:      ModelAPI{BaseURL: "https://api.anthropic.com"},
+		ModelAPI:      ModelAPI{Upstream: Upstream{BaseURL: "https://api.anthropic.com"}},
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},
 		ShutdownGrace: 30 * time.Second,
 		Backends:      map[string]Backend{},

@@ -5,6 +5,8 @@ import (
 	_ "embed"
 	"fmt"
 	"text/template"
+
+	"claude-runner/agent"
 )
 
 //go:embed example.yaml.tmpl
@@ -12,9 +14,10 @@ var exampleText string
 
 // Example is a commented configuration of one agent.
 type Example struct {
-	Agent    string            // its name
-	Template string            // its template's folder, as the file shall say it; "": the one in the binary
-	Env      map[string]string // its environment; may be empty
+	Agent    string             // its name
+	Template string             // its template's folder, as the file shall say it; "": the one in the binary
+	Env      map[string]string  // its environment; may be empty
+	Egress   []agent.EgressRule // what its tools may call; may be empty
 }
 
 // YAML returns the file's content.

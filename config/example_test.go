@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"claude-runner/agent"
 	"claude-runner/config"
 )
 
@@ -15,7 +16,8 @@ import (
 func TestRootExample(t *testing.T) {
 	text, err := config.Example{
 		Agent: "support", Template: "./examples/support-agent/agent",
-		Env: map[string]string{"ACME_API_URL": "http://host.docker.internal:3457"},
+		Env:    map[string]string{"ACME_API_URL": "http://host.docker.internal:3457"},
+		Egress: []agent.EgressRule{{Host: "host.docker.internal", Ports: []int{3457}}},
 	}.YAML()
 	if err != nil {
 		t.Fatal(err)

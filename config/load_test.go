@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +54,7 @@ func TestDefaultsWithoutFile(t *testing.T) {
 		"server": config.Server{Listen: "127.0.0.1:3456", BodyLimit: 1 << 20}, "data_dir": filepath.Join(dir, "data"),
 		"sandbox_user": backends.User{UID: 10001, GID: 10001}, "allow_unsandboxed": false,
 		"limits":    config.Limits{Concurrency: 8, QueueDepth: 100, Boots: 2},
-		"model_api": config.ModelAPI{BaseURL: "https://api.anthropic.com"},
+		"model_api": config.ModelAPI{Upstream: config.Upstream{BaseURL: "https://api.anthropic.com"}},
 		"log":       config.Log{Level: slog.LevelInfo, Format: "text"}, "shutdown_grace": 30 * time.Second,
 		"backends": map[string]config.Backend{
 			"docker": {Kind: "docker", Config: &dockerConfig{}},
@@ -194,11 +195,23 @@ func TestOneCredential(t *testing.T) {
 		{set: agent.ModelAPI{OAuthToken: "o", AuthToken: "a"}, want: agent.ModelAPI{AuthToken: "a"}},
 		{set: agent.ModelAPI{OAuthToken: "o", AuthToken: "a", APIKey: "k"}, want: agent.ModelAPI{APIKey: "k"}},
 	} {
-		m := config.ModelAPI{APIKey: test.set.APIKey, AuthToken: test.set.AuthToken, OAuthToken: test.set.OAuthToken, BaseURL: "http://x"}
+		m := config.Upstream{APIKey: test.set.APIKey, AuthToken: test.set.AuthToken, OAuthToken: test.set.OAuthToken, BaseURL: "http://x"}
 		test.want.BaseURL = "http://x"
 		if got := m.API(); got != test.want {
 			t.Errorf("API has %#v, want %#v", got, test.want)
 		}
+	}
+}
+
+// A fallback that says no place is at the first one's.
+func TestFallbacks(t *testing.T) {
+	m := config.ModelAPI{
+		Upstream:  config.Upstream{BaseURL: "http://x", APIKey: "one"},
+		Fallbacks: []config.Upstream{{APIKey: "two"}, {BaseURL: "http://y", OAuthToken: "three"}},
+	}
+	want := []agent.ModelAPI{{BaseURL: "http://x", APIKey: "one"}, {BaseURL: "http://x", APIKey: "two"}, {BaseURL: "http://y", OAuthToken: "three"}}
+	if got := m.APIs(); !slices.Equal(got, want) {
+		t.Errorf("got %#v, want %#v", got, want)
 	}
 }
 

@@ -130,33 +130,56 @@ func (v *validator) atLeast(p path, value, least time.Duration, form string) {
 }
 
 func (v *validator) modelAPI() {
-	m := v.cfg.ModelAPI
-	p := path{"model_api", "base_url"}
-	u, err := url.Parse(m.BaseURL)
+	p := path{"model_api"}
+	v.baseURL(p.child("base_url"), v.cfg.ModelAPI.BaseURL)
+	v.credentials(p, v.cfg.ModelAPI.Upstream)
+	for i, u := range v.cfg.ModelAPI.Fallbacks {
+		at := p.child("fallbacks").element(i)
+		if u.BaseURL != "" {
+			v.baseURL(at.child("base_url"), u.BaseURL)
+		}
+		if len(v.credentials(at, u)) == 0 {
+			v.errorf(at, "it has no credential: write api_key, auth_token or oauth_token, or remove it")
+		}
+	}
+	for _, model := range slices.Sorted(maps.Keys(v.cfg.Prices)) {
+		price := v.cfg.Prices[model]
+		if min(price.Input, price.Output, price.CacheRead, price.CacheWrite) < 0 {
+			v.errorf(path{"prices", model}, "a price is below zero: write dollars per million tokens")
+		}
+	}
+}
+
+func (v *validator) baseURL(p path, text string) {
+	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
 		// Not quoted: what is wrong with it may be a password's character.
 		v.errorf(p, "this is no URL of a server: write one such as https://api.anthropic.com")
 	case u.User != nil:
-		v.errorf(p, "a URL is no place for a password: set model_api.auth_token or model_api.api_key")
+		v.errorf(p, "a URL is no place for a password: set auth_token or api_key beside it")
 	case u.RawQuery != "" || u.Fragment != "":
 		v.errorf(p, "the URL goes on with ? or #: write it without")
 	}
+}
 
+// credentials returns those of an upstream at p that are set. The first is used.
+func (v *validator) credentials(p path, u Upstream) []path {
 	var set []path
 	for _, credential := range []struct {
 		key   string
 		isSet bool
 	}{
-		{"api_key", m.APIKey != ""}, {"auth_token", m.AuthToken != ""}, {"oauth_token", m.OAuthToken != ""},
+		{"api_key", u.APIKey != ""}, {"auth_token", u.AuthToken != ""}, {"oauth_token", u.OAuthToken != ""},
 	} {
 		if credential.isSet {
-			set = append(set, path{"model_api", credential.key})
+			set = append(set, p.child(credential.key))
 		}
 	}
 	for _, unused := range set[min(1, len(set)):] {
 		v.warnf(unused, "it is not used, because %s is set too", set[0])
 	}
+	return set
 }
 
 func (v *validator) backends() {

@@ -46,6 +46,9 @@ func (v *validator) profile(p path, a agent.Profile) {
 	v.choice(p.child("permission_mode"), "permission mode", a.PermissionMode, agent.PermissionModes)
 	v.notNegative(p.child("max_turns"), float64(a.MaxTurns), "0 is no bound")
 	v.notNegative(p.child("max_budget_usd"), a.MaxBudgetUSD, "0 is no bound")
+	v.notNegative(p.child("max_session_budget_usd"), a.MaxSessionBudgetUSD, "0 is no bound")
+	v.notNegative(p.child("max_daily_budget_usd"), a.MaxDailyBudgetUSD, "0 is no bound")
+	v.network(p, a)
 	v.notNegative(p.child("concurrency"), float64(a.Concurrency), "0 is no limit but the runner's own")
 	v.atLeast(p.child("timeout"), a.Timeout, 1, "more than 0s, such as 10m")
 	v.atLeast(p.child("stall_timeout"), a.StallTimeout, 1, "more than 0s, such as 2m")
@@ -122,6 +125,24 @@ func (v *validator) limits(p path, l agent.Limits) {
 	v.notNegative(p.child("pids"), float64(l.PIDs), noLimit)
 	v.notNegative(p.child("open_files"), float64(l.OpenFiles), noLimit)
 	v.atLeast(p.child("cpu_time"), l.CPUTime, 0, "0s for no limit, or more")
+}
+
+var networkModes = []string{string(agent.NetworkNone), string(agent.NetworkAllowlist), string(agent.NetworkOpen)}
+
+// network checks what the agent's tools may reach.
+func (v *validator) network(p path, a agent.Profile) {
+	v.choice(p.child("network"), "network mode", string(a.Network), networkModes)
+	for i, model := range a.Models {
+		v.model(v.settings.element(p.child("models"), i), model)
+	}
+	for i, rule := range a.Egress {
+		if err := rule.Validate(); err != nil {
+			v.errorf(p.child("egress").element(i), "%s", err)
+		}
+	}
+	if len(a.Egress) > 0 && a.Network != agent.NetworkAllowlist {
+		v.warnf(p.child("egress"), "it is not used, because network is %s and not allowlist", a.Network)
+	}
 }
 
 func (v *validator) environment(p path, a agent.Profile) {

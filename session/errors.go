@@ -26,6 +26,7 @@ const (
 	CodeNoCredentials  Code = "no_credentials"
 	CodeNoBackend      Code = "no_backend" // none of the profile's backends can start a sandbox
 	CodeImage          Code = "image_not_found"
+	CodeNetwork        Code = "network_failed" // the sandbox could not be let out as its profile says
 	CodeTaskEnded      Code = "task_ended"
 	CodeAborted        Code = "aborted"
 	CodeTimedOut       Code = "timed_out"

@@ -9,12 +9,13 @@ import (
 
 // The types of events that this package adds to the agent's.
 const (
-	EventConnected    agent.EventType = "connected"     // a stream has opened: Busy, TurnsDone
-	EventTaskQueued   agent.EventType = "task_queued"   // Agent, Position
-	EventTaskStart    agent.EventType = "task_start"    // Agent
-	EventTaskComplete agent.EventType = "task_complete" // Output, Cost, Duration, Tools …
-	EventTaskError    agent.EventType = "task_error"    // Error, Code, Cost, Duration
-	EventAbort        agent.EventType = "abort"         // the task was aborted
+	EventConnected     agent.EventType = "connected"      // a stream has opened: Busy, TurnsDone
+	EventTaskQueued    agent.EventType = "task_queued"    // Agent, Position
+	EventTaskStart     agent.EventType = "task_start"     // Agent
+	EventTaskComplete  agent.EventType = "task_complete"  // Output, Cost, Duration, Tools …
+	EventTaskError     agent.EventType = "task_error"     // Error, Code, Cost, Duration
+	EventAbort         agent.EventType = "abort"          // the task was aborted
+	EventEgressRefused agent.EventType = "egress_refused" // Refusal: what the sandbox may not reach
 )
 
 // Event is one thing that happened in a session, as its stream tells it.
@@ -36,6 +37,7 @@ type Event struct {
 	Error       string          `json:"error,omitempty"`
 	Code        Code            `json:"code,omitempty"`
 	Warnings    []string        `json:"warnings,omitempty"`
+	Refusal     *agent.Refusal  `json:"refusal,omitempty"`
 
 	step int64 // as Record.Step
 }

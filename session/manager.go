@@ -21,10 +21,23 @@ type Options struct {
 	Backends *backends.Registry
 	Driver   agent.Driver
 	Profiles Profiles
-	// ModelAPI returns the credentials to use now. Its error says what to set.
-	ModelAPI func() (agent.ModelAPI, error)
-	User     backends.User // who sandboxes are, where the runner is root
-	Log      *slog.Logger
+	// ModelAPIs returns where model calls go now: the first, or the next ones
+	// while it refuses. Its error says what to set.
+	ModelAPIs func() ([]agent.ModelAPI, error)
+	Prices    map[string]agent.Price // by model
+
+	// Gateway is the sandboxes' way out. Nil: agents call the model API
+	// themselves, with its real credential, over the backend's own network.
+	Gateway agent.Gateway
+	// GatewayKey makes the tokens by which a sandbox's model calls are known.
+	// It stays the same for a data folder.
+	GatewayKey []byte
+	// Helper puts what leads to the gateway before a sandbox's command, and
+	// returns what must be mounted for it. It is needed with Gateway.
+	Helper func(c backends.Capabilities, h HelperTask) (argv []string, mounts []backends.Mount, err error)
+
+	User backends.User // who sandboxes are, where the runner is root
+	Log  *slog.Logger
 	// Observers are told what becomes of tasks.
 	Observers []Observer
 
@@ -36,6 +49,13 @@ type Options struct {
 	EventsPerSession int           // how many events of a session are kept; 0: all
 
 	PrivateWebhooks bool // tasks may name webhooks at private addresses
+}
+
+// HelperTask is what a sandbox's helper is to do.
+type HelperTask struct {
+	Argv    []string // the agent's
+	Socket  string   // the gateway's, as the sandbox finds it
+	Folders []string // that the agent may write to, as the sandbox finds them
 }
 
 // Manager runs the tasks of every session: one at a time in each, in the order

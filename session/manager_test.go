@@ -153,7 +153,7 @@ func TestRefusals(t *testing.T) {
 	}
 	t.Run("no credentials", func(t *testing.T) {
 		w := newWorld(t, func(o *session.Options, _ *agent.Profile) {
-			o.ModelAPI = func() (agent.ModelAPI, error) { return agent.ModelAPI{}, errors.New("set a key") }
+			o.ModelAPIs = func() ([]agent.ModelAPI, error) { return nil, errors.New("set a key") }
 		})
 		_, err := w.Submit(t.Context(), session.Submission{SessionID: "s", Request: session.Request{Message: "x"}})
 		if session.CodeOf(err) != session.CodeNoCredentials || err.Error() != "set a key" {

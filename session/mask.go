@@ -15,8 +15,11 @@ type masker struct{ replacer *strings.Replacer }
 // shorter ones would blot out half of every message.
 const shortestSecret = 6
 
-func newMasker(api agent.ModelAPI, secrets map[string]agent.Secret, env map[string]string) masker {
-	values := []string{api.APIKey.Reveal(), api.AuthToken.Reveal(), api.OAuthToken.Reveal()}
+func newMasker(apis []agent.ModelAPI, secrets map[string]agent.Secret, env map[string]string) masker {
+	var values []string
+	for _, api := range apis {
+		values = append(values, api.APIKey.Reveal(), api.AuthToken.Reveal(), api.OAuthToken.Reveal())
+	}
 	for _, s := range secrets {
 		values = append(values, s.Reveal())
 	}

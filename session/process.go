@@ -31,6 +31,7 @@ type process struct {
 	key     string      // what it was started with; a task of another key can't use it
 	idle    *time.Timer // ends it, while it is kept
 	mask    masker
+	lease   *lease // its way out; nil without a gateway
 }
 
 // Labels of a sandbox, beside those that every backend sets.
@@ -46,7 +47,7 @@ const stderrShown = 2000
 // key tells apart what an agent is started with: only a task with the same one
 // may go to an agent that runs already.
 func (a *attempt) key() string {
-	p := a.profile.Profile
+	p, first := a.profile.Profile, a.upstreams[0]
 	secrets := map[string]string{}
 	for name, s := range p.Secrets {
 		secrets[name] = s.Reveal()
@@ -54,7 +55,7 @@ func (a *attempt) key() string {
 	data, err := json.Marshal([]any{
 		p, p.Env, secrets, p.ExtraArgs, p.Timeout, p.StallTimeout, a.profile.Source,
 		a.job.task.Request.Backend, a.job.task.Request.Env,
-		a.api.BaseURL, a.api.APIKey.Reveal(), a.api.AuthToken.Reveal(), a.api.OAuthToken.Reveal(),
+		first.BaseURL, first.APIKey.Reveal(), first.AuthToken.Reveal(), first.OAuthToken.Reveal(),
 	})
 	if err != nil { // can't be: all of it is plain data
 		return uuid.NewString()
@@ -95,46 +96,78 @@ func (a *attempt) boot(ctx context.Context, resume string) (*process, error) {
 func (a *attempt) start(ctx context.Context, b backends.Backend, resume string) (*process, error) {
 	task := a.job.task
 	capabilities := b.Capabilities()
-	owner := a.m.opts.User
-	if capabilities.FixedUser != nil {
-		owner = *capabilities.FixedUser
-	}
-	if os.Geteuid() != 0 {
-		owner = backends.User{UID: os.Geteuid(), GID: os.Getegid()}
-	}
+	owner := a.m.ownerOn(capabilities)
 	if err := a.m.folders.ensure(task.SessionID, a.profile.Source, owner); err != nil {
 		return nil, &Error{Code: CodeStorage, Message: "the session's folder could not be made: " + err.Error(), Err: err}
 	}
+	gateway, err := a.usesGateway(capabilities)
+	if err != nil {
+		return nil, err
+	}
 	m := a.m.folders.mounts(task.SessionID)
+	name := "task-" + task.ID
 	launch := a.launch(capabilities, m, resume)
+	if gateway {
+		a.throughGateway(&launch, name)
+	}
 	command, err := a.m.opts.Driver.Command(launch)
 	if err != nil {
 		return nil, err
 	}
+	var way *lease
+	mounts := m.all()
+	if gateway {
+		way = newLease(name, launch.Run, owner)
+		if err := a.letOut(ctx, way); err != nil {
+			return nil, err
+		}
+		var helper []backends.Mount
+		command.Argv, helper, err = a.m.opts.Helper(capabilities, HelperTask{
+			Argv: command.Argv, Socket: way.socket.Sandbox,
+			Folders: []string{launch.Workspace.Sandbox, launch.Home.Sandbox, launch.Run.Sandbox},
+		})
+		if err != nil {
+			a.m.closeLease(way)
+			return nil, &Error{Code: CodeNetwork, Message: err.Error(), Err: err}
+		}
+		mounts = append(mounts, helper...)
+	}
 	spec := backends.Spec{
-		Name: "task-" + task.ID,
+		Name: name,
 		Labels: map[string]string{
 			labelSession: task.SessionID, labelTask: task.ID, labelAgent: task.Agent,
 		},
 		Image: a.profile.Image, Pull: a.profile.Pull, OnPull: a.pulling,
 		Argv: command.Argv, Env: command.Env, Dir: launch.Workspace.Sandbox,
-		Mounts: m.all(), User: owner, Limits: a.profile.sandboxLimits(),
+		Mounts: mounts, User: owner, Limits: a.profile.sandboxLimits(), Network: a.networkOf(capabilities, gateway),
 	}
 	if a.profile.IdleTimeout == 0 {
 		spec.Timeout = a.profile.Timeout + time.Minute // a net below the task's own
 	}
-	a.result.Warnings = capabilities.Unenforced(spec.Limits)
+	a.result.Warnings = append(a.result.Warnings, capabilities.Unenforced(spec.Limits)...)
 	sandbox, err := b.Start(ctx, spec)
 	if err != nil {
+		a.m.closeLease(way)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		return nil, fmt.Errorf("start sandbox on backend %s: %w", b.Name(), err)
 	}
 	return &process{
-		backend: b.Name(), sandbox: sandbox, key: a.key(), mask: a.mask,
+		backend: b.Name(), sandbox: sandbox, key: a.key(), mask: a.mask, lease: way,
 		conv: a.m.opts.Driver.Open(launch, sandbox.Stdin(), sandbox.Stdout()),
 	}, nil
+}
+
+// ownerOn is who sandboxes are on a backend, and who owns their folders.
+func (m *Manager) ownerOn(c backends.Capabilities) backends.User {
+	switch {
+	case os.Geteuid() != 0:
+		return backends.User{UID: os.Geteuid(), GID: os.Getegid()}
+	case c.FixedUser != nil:
+		return *c.FixedUser
+	}
+	return m.opts.User
 }
 
 // launch says how the agent starts, with paths as the sandbox sees them.
@@ -150,7 +183,7 @@ func (a *attempt) launch(c backends.Capabilities, m mounts, resume string) agent
 		env[name] = secret.Reveal()
 	}
 	maps.Copy(env, a.job.task.Request.Env)
-	api := a.api
+	api := a.upstreams[0]
 	api.BaseURL = sandboxURL(api.BaseURL)
 	return agent.Launch{
 		Profile: a.profile.Profile, Template: a.profile.Source, Model: a.profile.Model,
@@ -158,6 +191,16 @@ func (a *attempt) launch(c backends.Capabilities, m mounts, resume string) agent
 		Workspace: folder(m.workspace), Home: folder(m.home), Run: folder(m.run),
 		Env: env, API: api,
 	}
+}
+
+// throughGateway makes l that of an agent that reaches the gateway alone. What
+// the profile and the task set goes before what leads tools to it.
+func (a *attempt) throughGateway(l *agent.Launch, name string) {
+	l.API = gatewayAPI(a.upstreams[0], a.m.leaseToken(name))
+	l.Profile.MaxBudgetUSD = 0 // the gateway holds it, before a call and not after
+	env := proxyEnv(l.Profile.Network)
+	maps.Copy(env, l.Env)
+	l.Env = env
 }
 
 // sandboxURL returns base as a sandbox reaches it: a server on the runner's
@@ -217,6 +260,7 @@ func (m *Manager) stop(p *process) {
 	}
 	cancel()
 	m.stopSandbox(p.backend, p.sandbox)
+	m.closeLease(p.lease)
 }
 
 func (m *Manager) stopSandbox(backend string, s backends.Sandbox) {

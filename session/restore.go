@@ -39,6 +39,9 @@ func (m *Manager) restore(ctx context.Context) error {
 		}
 	}
 	m.removeOrphans(ctx, ran)
+	if err := m.closeLeases(ctx, ran); err != nil {
+		return err
+	}
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -103,7 +106,12 @@ func (a *attempt) recover(ctx context.Context) (agent.Result, error) {
 	}
 	ctx, cancel := context.WithDeadlineCause(ctx, task.StartedAt.Add(a.profile.Timeout), errTimedOut)
 	defer cancel()
-	a.proc = a.adopt(sandbox)
+	if a.proc, err = a.adopt(ctx, sandbox); err != nil {
+		if !errors.Is(err, agent.ErrDetached) {
+			a.m.stopSandbox(task.Backend, sandbox)
+		}
+		return agent.Result{}, err
+	}
 	a.result.Resumed = a.session.AgentID != ""
 	answer, err := a.converse(ctx, agent.Turn{Sent: true}, func() {})
 	if e, ok := errors.AsType[*agent.Error](err); ok && e.Code == agent.CodeAgentExited && a.told == 0 && answer.Turns == 0 {
@@ -116,15 +124,20 @@ func (a *attempt) recover(ctx context.Context) (agent.Result, error) {
 
 // adopt makes a process of a sandbox that was taken over. Its agent is asked
 // nothing more: its input may be closed.
-func (a *attempt) adopt(sandbox backends.Sandbox) *process {
+func (a *attempt) adopt(ctx context.Context, sandbox backends.Sandbox) (*process, error) {
 	task := a.job.task
 	b, _ := a.m.opts.Backends.Backend(task.Backend)
-	launch := a.launch(b.Capabilities(), a.m.folders.mounts(task.SessionID), a.session.AgentID)
+	capabilities := b.Capabilities()
+	launch := a.launch(capabilities, a.m.folders.mounts(task.SessionID), a.session.AgentID)
 	launch.Recovered, launch.TurnFrom = true, task.TurnFrom
-	return &process{
-		backend: task.Backend, sandbox: sandbox, mask: a.mask,
-		conv: a.m.opts.Driver.Open(launch, sandbox.Stdin(), sandbox.Stdout()),
+	way, err := a.letOutAgain(ctx, capabilities, sandbox.Handle().Name, launch.Run)
+	if err != nil {
+		return nil, err
 	}
+	return &process{
+		backend: task.Backend, sandbox: sandbox, mask: a.mask, lease: way,
+		conv: a.m.opts.Driver.Open(launch, sandbox.Stdin(), sandbox.Stdout()),
+	}, nil
 }
 
 // find takes over the sandbox in which the session's agent runs. While the

@@ -13,16 +13,19 @@ import (
 
 // attempt is one task being run.
 type attempt struct {
-	m       *Manager
-	job     *job
-	live    *live
-	profile Profile
-	session Session
-	api     agent.ModelAPI
-	mask    masker
-	proc    *process // the agent at work; nil before it starts
-	told    int64    // events of its turn that an earlier process stored
-	result  Result
+	m         *Manager
+	job       *job
+	live      *live
+	profile   Profile
+	session   Session
+	mask      masker
+	upstreams []agent.ModelAPI // where model calls go
+	proc      *process         // the agent at work; nil before it starts
+	told      int64            // events of its turn that an earlier process stored
+	result    Result
+
+	refused  int64 // the last agent.Refusal that was seen
+	refusals int64 // those of this task that were told
 
 	temperature Temperature
 	starting    time.Time // when the task began to wait for proc
@@ -49,6 +52,7 @@ func (a *attempt) finish(answer agent.Result, err error) {
 		return
 	}
 	a.collect(answer, time.Since(a.job.task.StartedAt))
+	err = a.meter(err)
 	state := a.judge(err)
 	turns := 0
 	if state == TaskSucceeded {
@@ -93,10 +97,10 @@ func (a *attempt) load(ctx context.Context) error {
 		}
 		return storageError("read session", err)
 	}
-	if a.api, err = a.m.opts.ModelAPI(); err != nil {
+	if a.upstreams, err = a.m.opts.ModelAPIs(); err != nil {
 		return &Error{Code: CodeNoCredentials, Message: err.Error(), Err: err}
 	}
-	a.mask = newMasker(a.api, profile.Secrets, task.Request.Env)
+	a.mask = newMasker(a.upstreams, profile.Secrets, task.Request.Env)
 	return nil
 }
 
@@ -105,7 +109,13 @@ func (a *attempt) load(ctx context.Context) error {
 func (a *attempt) turn(ctx context.Context, resume string) (agent.Result, error) {
 	a.awaitAgent(StartHot)
 	booted := func() {}
-	if a.proc = a.m.takeHot(a.live, a.key()); a.proc == nil {
+	if a.proc = a.m.takeHot(a.live, a.key()); a.proc != nil {
+		if a.proc.lease != nil {
+			if err := a.letOut(ctx, a.proc.lease); err != nil {
+				return agent.Result{}, err
+			}
+		}
+	} else {
 		a.temperature = StartCold
 		if err := a.m.boots.Acquire(ctx, 1); err != nil {
 			return agent.Result{}, context.Cause(ctx)
@@ -139,6 +149,7 @@ func (a *attempt) hasAgent() {
 func (a *attempt) converse(ctx context.Context, t agent.Turn, begun func()) (agent.Result, error) {
 	t.Message, t.Context = a.job.task.Request.Message, a.job.task.Request.Context
 	step := int64(0)
+	defer a.watchRefusals()()
 	answer, err := a.proc.conv.Turn(ctx, t, func(e agent.Event) {
 		begun()
 		if step++; step == 1 {
@@ -219,6 +230,9 @@ func classify(err error, timeout time.Duration) (TaskState, Failure) {
 		return TaskFailed, Failure{Code(e.Code), e.Message}
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
+		if e.Code == CodeBudget {
+			return TaskBudgetExceeded, Failure{e.Code, e.Message}
+		}
 		return TaskFailed, Failure{e.Code, e.Message}
 	}
 	switch {
@@ -314,4 +328,5 @@ func (m *Manager) end(j *job, state TaskState, r Result, agentID string, turns i
 	})
 	close(j.done)
 	j.cancel(nil)
+	m.forgetMeter(t.ID)
 }

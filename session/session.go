@@ -19,6 +19,7 @@ type Session struct {
 	AgentID   string // the agent's own name of the conversation; "" before the first turn
 	Turns     int    // turns that came to a result since the start or the last reset
 	CostUSD   float64
+	BudgetUSD *float64 // what its tasks may cost in all; nil: as its profile says
 	CreatedAt time.Time
 	UpdatedAt time.Time // when its last task was submitted or ended
 }
@@ -87,18 +88,19 @@ type Request struct {
 // Result is what a task came to. Cost, usage and tools are filled for failed
 // tasks too, as far as they are known.
 type Result struct {
-	Output      json.RawMessage `json:"output,omitempty"`      // the structured answer, a JSON object
-	OutputError string          `json:"outputError,omitempty"` // why there is no valid Output
-	Text        string          `json:"text,omitempty"`        // the answer in words
-	Error       *Failure        `json:"error,omitempty"`       // for every end but succeeded
-	Model       string          `json:"model,omitempty"`
-	Tools       []string        `json:"tools,omitempty"`
-	Turns       int             `json:"turns,omitempty"`
-	Usage       agent.Usage     `json:"usage"`
-	CostUSD     float64         `json:"costUsd"`
-	Duration    time.Duration   `json:"duration"` // from the task's start to its end
-	Resumed     bool            `json:"resumed,omitempty"`
-	Warnings    []string        `json:"warnings,omitempty"` // what was asked for and could not be held
+	Output       json.RawMessage `json:"output,omitempty"`      // the structured answer, a JSON object
+	OutputError  string          `json:"outputError,omitempty"` // why there is no valid Output
+	Text         string          `json:"text,omitempty"`        // the answer in words
+	Error        *Failure        `json:"error,omitempty"`       // for every end but succeeded
+	Model        string          `json:"model,omitempty"`
+	Tools        []string        `json:"tools,omitempty"`
+	Turns        int             `json:"turns,omitempty"`
+	Usage        agent.Usage     `json:"usage"`
+	CostUSD      float64         `json:"costUsd"`                // by the gateway's meter, where there is one
+	AgentCostUSD *float64        `json:"agentCostUsd,omitempty"` // the agent's own figure, beside the meter's
+	Duration     time.Duration   `json:"duration"`               // from the task's start to its end
+	Resumed      bool            `json:"resumed,omitempty"`
+	Warnings     []string        `json:"warnings,omitempty"` // what was asked for and could not be held
 }
 
 // Failure says why a task did not succeed.

@@ -159,8 +159,8 @@ func openWorld(t testing.TB, dir string, change func(*session.Options, *agent.Pr
 	profile.Template, profile.Backend, profile.Limits = template, []string{"local"}, agent.Limits{}
 	w.opts = session.Options{
 		Store: store, DataDir: dir, Backends: w.reg, Driver: shellDriver{}, User: sandboxUser, Log: log,
-		ModelAPI: func() (agent.ModelAPI, error) {
-			return agent.ModelAPI{BaseURL: "http://127.0.0.1:9/x", APIKey: "sk-test-key"}, nil
+		ModelAPIs: func() ([]agent.ModelAPI, error) {
+			return []agent.ModelAPI{{BaseURL: "http://127.0.0.1:9/x", APIKey: "sk-test-key"}}, nil
 		},
 		Concurrency: 4, QueueDepth: 20, Boots: 4,
 	}

@@ -36,6 +36,11 @@ type Store interface {
 	// Usage sums what ended tasks have used.
 	Usage(ctx context.Context, q UsageQuery) ([]UsageSum, error)
 
+	// Spent returns what an agent's tasks have cost that ended since a moment.
+	Spent(ctx context.Context, agent string, since time.Time) (float64, error)
+
+	// SetBudget sets Session.BudgetUSD; ErrNotFound where there is no session.
+	SetBudget(ctx context.Context, id string, usd *float64) error
 	// ResetSession forgets the agent's memory of a session.
 	ResetSession(ctx context.Context, id string, at time.Time) error
 	// DeleteSession removes a session with its tasks, events and deliveries. What
@@ -50,6 +55,9 @@ type Store interface {
 	LastSeq(ctx context.Context, sessionID string) (int64, error)
 	// LastStep returns the highest Record.Step of a task's events, or 0.
 	LastStep(ctx context.Context, taskID string) (int64, error)
+	// LastRefusal returns the number of the last agent.Refusal among a task's
+	// events, and how many there are.
+	LastRefusal(ctx context.Context, t Task) (seq, count int64, err error)
 	// PruneEvents removes events of ended tasks: those before a moment, and of
 	// each session those beyond the newest keep. It returns how many it removed.
 	PruneEvents(ctx context.Context, before time.Time, keep int64) (int64, error)

@@ -38,7 +38,7 @@ func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
 	if err := m.checkWebhook(s.Request.Webhook); err != nil {
 		return Task{}, err
 	}
-	if _, err := m.opts.ModelAPI(); err != nil {
+	if _, err := m.opts.ModelAPIs(); err != nil {
 		return Task{}, &Error{Code: CodeNoCredentials, Message: err.Error(), Err: err}
 	}
 	l, err := m.enter(ctx, s.SessionID)

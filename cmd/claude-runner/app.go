@@ -76,7 +76,7 @@ func openApp(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *app,
 	}
 	a.manager, err = session.Open(ctx, session.Options{
 		Store: a.store, DataDir: cfg.DataDir, Backends: a.backends,
-		Driver: claude.New(claude.Options{}), Profiles: profiles, ModelAPI: modelAPI(cfg),
+		Driver: claude.New(claude.Options{}), Profiles: profiles, ModelAPIs: modelAPIs(cfg),
 		User: cfg.SandboxUser, Log: log, Observers: observers,
 		EventAge: cfg.Events.MaxAge, EventsPerSession: cfg.Events.MaxPerSession,
 		Concurrency: cfg.Limits.Concurrency, QueueDepth: cfg.Limits.QueueDepth, Boots: cfg.Limits.Boots,
@@ -130,20 +130,20 @@ func openBackends(cfg *config.Config, instance string, log *slog.Logger) (*backe
 	return registry, nil
 }
 
-// modelAPI returns where model calls go and with which credentials: the
+// modelAPIs returns where model calls go and with which credentials: the
 // configured ones, or those of this user's own login of the CLI.
-func modelAPI(cfg *config.Config) func() (agent.ModelAPI, error) {
-	return func() (agent.ModelAPI, error) {
-		api := cfg.ModelAPI.API()
-		if api.HasCredentials() {
-			return api, nil
+func modelAPIs(cfg *config.Config) func() ([]agent.ModelAPI, error) {
+	return func() ([]agent.ModelAPI, error) {
+		apis := cfg.ModelAPI.APIs()
+		if apis[0].HasCredentials() {
+			return apis, nil
 		}
 		token, err := claude.HostCredentials()
 		if err != nil {
-			return api, fmt.Errorf("no credentials for the model API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN, or model_api.api_key in the configuration (%w)", err)
+			return nil, fmt.Errorf("no credentials for the model API: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN, or model_api.api_key in the configuration (%w)", err)
 		}
-		api.OAuthToken = token
-		return api, nil
+		apis[0].OAuthToken = token
+		return apis, nil
 	}
 }
 

@@ -72,7 +72,7 @@ func (d *doctor) examine(ctx context.Context, cfg *config.Config) {
 		d.note("system: on %s the local backend can not follow every process that a tool detaches, nor limit them; Linux can", runtime.GOOS)
 	}
 	d.dataFolder(cfg.DataDir)
-	if _, err := modelAPI(cfg)(); err != nil {
+	if _, err := modelAPIs(cfg)(); err != nil {
 		d.sick = true
 		d.bad("credentials: %v", err)
 	} else {

@@ -56,7 +56,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 	for _, w := range cfg.Warnings {
 		log.Warn(w.Error())
 	}
-	if _, err := modelAPI(cfg)(); err != nil {
+	if _, err := modelAPIs(cfg)(); err != nil {
 		log.Warn(err.Error())
 	}
 	watching, stopWatching := context.WithCancel(ctx)

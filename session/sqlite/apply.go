@@ -60,9 +60,9 @@ func create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
 		return fmt.Errorf("encode webhook: %w", err)
 	}
 	v, t := c.Session, c.Task
-	_, err = tx.ExecContext(ctx, `INSERT INTO sessions (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)
+	_, err = tx.ExecContext(ctx, `INSERT INTO sessions (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at`,
-		v.ID, v.Agent, v.AgentID, v.Turns, v.CostUSD, nanos(v.CreatedAt), nanos(v.UpdatedAt))
+		v.ID, v.Agent, v.AgentID, v.Turns, v.CostUSD, v.BudgetUSD, nanos(v.CreatedAt), nanos(v.UpdatedAt))
 	if err != nil {
 		return fmt.Errorf("write session: %w", err)
 	}

@@ -75,6 +75,13 @@ func (s *Store) LastStep(ctx context.Context, taskID string) (int64, error) {
 	return step, err
 }
 
+// LastRefusal implements session.Store.
+func (s *Store) LastRefusal(ctx context.Context, t session.Task) (seq, count int64, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT coalesce(max(CAST(data AS TEXT) ->> '$.refusal.seq'), 0), count(*) FROM events
+		WHERE session_id = ? AND task_id = ? AND CAST(data AS TEXT) ->> '$.type' = ?`, t.SessionID, t.ID, session.EventEgressRefused).Scan(&seq, &count)
+	return seq, count, err
+}
+
 // PruneEvents removes events of ended tasks: those before a moment, and of each
 // session those beyond the newest keep. It works in small transactions, between
 // which others write.

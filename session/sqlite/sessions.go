@@ -8,7 +8,7 @@ import (
 	"claude-runner/session"
 )
 
-const sessionColumns = `id, agent, agent_id, turns, cost_usd, created_at, updated_at`
+const sessionColumns = `id, agent, agent_id, turns, cost_usd, budget_usd, created_at, updated_at`
 
 // Session returns one session, or session.ErrNotFound.
 func (s *Store) Session(ctx context.Context, id string) (session.Session, error) {
@@ -43,12 +43,26 @@ func (s *Store) DeleteSession(ctx context.Context, id string) error {
 	})
 }
 
+// SetBudget implements session.Store.
+func (s *Store) SetBudget(ctx context.Context, id string, usd *float64) error {
+	return s.inTx(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `UPDATE sessions SET budget_usd = ? WHERE id = ?`, usd, id)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 1 {
+			return err
+		}
+		return session.ErrNotFound
+	})
+}
+
 type row interface{ Scan(...any) error }
 
 func scanSession(r row) (session.Session, error) {
 	var v session.Session
 	var created, updated int64
-	err := r.Scan(&v.ID, &v.Agent, &v.AgentID, &v.Turns, &v.CostUSD, &created, &updated)
+	err := r.Scan(&v.ID, &v.Agent, &v.AgentID, &v.Turns, &v.CostUSD, &v.BudgetUSD, &created, &updated)
 	v.CreatedAt, v.UpdatedAt = moment(created), moment(updated)
 	return v, err
 }

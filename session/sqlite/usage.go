@@ -51,3 +51,10 @@ func (s *Store) Usage(ctx context.Context, q session.UsageQuery) ([]session.Usag
 	}
 	return out, rows.Err()
 }
+
+// Spent implements session.Store.
+func (s *Store) Spent(ctx context.Context, agent string, since time.Time) (float64, error) {
+	var usd float64
+	err := s.read.QueryRowContext(ctx, `SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE agent = ? AND ended_at >= ?`, agent, nanos(since)).Scan(&usd)
+	return usd, err
+}

@@ -1,0 +1,312 @@
+package session
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"claude-runner/agent"
+	"claude-runner/backends"
+)
+
+// lease is what a sandbox's agent is let out by.
+type lease struct {
+	id     string       // the sandbox's name
+	socket agent.Folder // the socket's path, on this host and in the sandbox
+	owner  backends.User
+}
+
+// usesGateway reports whether agents on a backend of capabilities c go through
+// the gateway. Where they can't, the profile must let them use the network.
+func (a *attempt) usesGateway(c backends.Capabilities) (bool, error) {
+	switch {
+	case a.m.opts.Gateway == nil:
+		return false, nil
+	case c.Sockets:
+		return true, nil
+	case a.profile.Network == agent.NetworkOpen:
+		a.warn("the model's credential is in the sandbox: this backend shares no sockets with it, which the gateway needs")
+		return false, nil
+	}
+	return false, &Error{Code: CodeNetwork, Message: fmt.Sprintf(
+		"sandboxes of this backend share no sockets with the runner, which network: %s needs; set agents.%s.network to open, or use another backend",
+		a.profile.Network, a.profile.Name)}
+}
+
+// networkOf returns the sandbox's network. Where the backend can't hold what
+// the profile asks for, the task says so.
+func (a *attempt) networkOf(c backends.Capabilities, gateway bool) backends.NetworkMode {
+	if !gateway || a.profile.Network == agent.NetworkOpen {
+		return backends.NetworkOpen
+	}
+	if slices.Contains(c.Networks, backends.NetworkNone) {
+		return backends.NetworkNone
+	}
+	a.warn(fmt.Sprintf("network: %s is not enforced by this backend: sandboxes have this host's network", a.profile.Network))
+	return backends.NetworkOpen
+}
+
+func (a *attempt) warn(sentence string) { a.result.Warnings = append(a.result.Warnings, sentence) }
+
+// gatewayAPI is the model API as an agent sees it that has no way to the real
+// one: the gateway, with a token for a credential. Which credential it is says
+// how the agent speaks to the API.
+func gatewayAPI(upstream agent.ModelAPI, token agent.Secret) agent.ModelAPI {
+	api := agent.ModelAPI{BaseURL: "http://" + backends.GatewayAddress}
+	switch {
+	case upstream.APIKey != "":
+		api.APIKey = token
+	case upstream.AuthToken != "":
+		api.AuthToken = token
+	default:
+		api.OAuthToken = token
+	}
+	return api
+}
+
+// leaseToken is what the model calls of a sandbox carry. A later process makes
+// the same.
+func (m *Manager) leaseToken(id string) agent.Secret {
+	mac := hmac.New(sha256.New, m.opts.GatewayKey)
+	mac.Write([]byte(id))
+	return agent.Secret("sandbox-" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)))
+}
+
+// proxyEnv leads tools to the gateway where the network is an allowlist.
+func proxyEnv(mode agent.NetworkMode) map[string]string {
+	if mode != agent.NetworkAllowlist {
+		return map[string]string{}
+	}
+	const proxy, direct = "http://" + backends.GatewayAddress, "localhost,127.0.0.1,::1"
+	return map[string]string{
+		"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": direct,
+		"http_proxy": proxy, "https_proxy": proxy, "no_proxy": direct,
+	}
+}
+
+// newLease returns the lease of the sandbox of that name. Its socket is in the
+// session's run folder, under a name of its own: a sandbox that ends and one
+// that starts may both be there.
+func newLease(name string, run agent.Folder, owner backends.User) *lease {
+	socket := fmt.Sprintf("%.6x.sock", sha256.Sum256([]byte(name)))
+	return &lease{id: name, owner: owner, socket: agent.Folder{
+		Host: filepath.Join(run.Host, socket), Sandbox: path.Join(run.Sandbox, socket),
+	}}
+}
+
+// letOutAgain is letOut for a sandbox that was taken over; nil where it has
+// another way out.
+func (a *attempt) letOutAgain(ctx context.Context, c backends.Capabilities, name string, run agent.Folder) (*lease, error) {
+	gateway, err := a.usesGateway(c)
+	if err != nil || !gateway {
+		return nil, err
+	}
+	a.refused, a.refusals, err = a.m.opts.Store.LastRefusal(ctx, a.job.task)
+	if err != nil {
+		return nil, storageError("read what the sandbox was refused", err)
+	}
+	l := newLease(name, run, a.m.ownerOn(c))
+	return l, a.letOut(ctx, l)
+}
+
+// letOut opens the lease for this task. A budget that is spent already refuses.
+func (a *attempt) letOut(ctx context.Context, l *lease) error {
+	budgets, err := a.budgets(ctx)
+	if err != nil {
+		return err
+	}
+	p := a.profile
+	err = a.m.opts.Gateway.Open(ctx, agent.Lease{
+		ID: l.id, Session: a.job.task.SessionID, Socket: l.socket.Host, Owner: l.owner, Token: a.m.leaseToken(l.id),
+		Upstreams: a.upstreams, Models: append([]string{p.Model}, p.Models...), Prices: a.m.opts.Prices,
+		Meter: a.job.task.ID, Budgets: budgets, Network: p.Network, Egress: p.Egress,
+	})
+	if err != nil && ctx.Err() == nil {
+		return &Error{Code: CodeNetwork, Message: "the gateway does not let the sandbox out: " + err.Error(), Err: err}
+	}
+	return err
+}
+
+// budgets returns those that bound the task.
+func (a *attempt) budgets(ctx context.Context) ([]agent.Budget, error) {
+	task, p, limit := a.job.task, a.profile, a.profile.MaxSessionBudgetUSD
+	if a.session.BudgetUSD != nil {
+		limit = *a.session.BudgetUSD
+	}
+	all := []agent.Budget{
+		{Name: "task:" + task.ID, LimitUSD: p.MaxBudgetUSD},
+		{Name: "session:" + task.SessionID, LimitUSD: limit, SpentUSD: a.session.CostUSD},
+	}
+	if p.MaxDailyBudgetUSD > 0 {
+		today := time.Now().UTC().Truncate(24 * time.Hour)
+		spent, err := a.m.opts.Store.Spent(ctx, task.Agent, today)
+		if err != nil {
+			return nil, storageError("read what was spent today", err)
+		}
+		all = append(all, agent.Budget{
+			Name: "agent:" + task.Agent + ":" + today.Format(time.DateOnly), LimitUSD: p.MaxDailyBudgetUSD, SpentUSD: spent,
+		})
+	}
+	bounds := slices.DeleteFunc(all, func(b agent.Budget) bool { return b.LimitUSD <= 0 })
+	for _, b := range bounds {
+		if b.SpentUSD >= b.LimitUSD {
+			return nil, overBudget(agent.Exceeded{Budget: b.Name, LimitUSD: b.LimitUSD, SpentUSD: b.SpentUSD})
+		}
+	}
+	return bounds, nil
+}
+
+// overBudget says which budget is spent, and how to go on.
+func overBudget(e agent.Exceeded) *Error {
+	advice := map[string]string{
+		"task":    "raise the agent's max_budget_usd, or ask for less at a time",
+		"session": "raise it with PATCH /session/ID, or the agent's max_session_budget_usd",
+		"agent":   "raise the agent's max_daily_budget_usd, or wait for the next day (UTC)",
+		"key":     "raise the API key's budget, or wait for the next day (UTC)",
+	}
+	kind, _, _ := strings.Cut(e.Budget, ":")
+	return &Error{Code: CodeBudget, Message: fmt.Sprintf(
+		"the budget of the %s is spent: %.4f of %.4f dollars; %s", kind, e.SpentUSD, e.LimitUSD, advice[kind])}
+}
+
+const (
+	meterTimeout = 2 * time.Second // for the last call to be counted
+	meterPoll    = 5 * time.Millisecond
+)
+
+// totals asks what the task's model calls came to, once none is under way.
+func (a *attempt) totals() (agent.Totals, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), meterTimeout)
+	defer cancel()
+	for {
+		t, err := a.m.opts.Gateway.Totals(ctx, a.job.task.ID)
+		if err != nil || t.Active == 0 {
+			return t, err
+		}
+		select {
+		case <-ctx.Done():
+			return t, nil
+		case <-time.After(meterPoll):
+		}
+	}
+}
+
+// meter puts what the gateway counted in place of what the agent says of
+// itself, and returns the error that ends the task where a budget did.
+func (a *attempt) meter(err error) error {
+	if a.proc == nil || a.proc.lease == nil {
+		return err
+	}
+	t, terr := a.totals()
+	if terr != nil {
+		a.m.log.Error("the gateway does not say what a task cost", "task", a.job.task.ID, "error", terr)
+		a.warn("the gateway did not say what the task cost: the cost is the agent's own figure")
+		return err
+	}
+	own := a.result.CostUSD
+	a.result.AgentCostUSD, a.result.CostUSD, a.result.Usage = &own, t.CostUSD, t.Usage
+	for _, model := range t.Unpriced {
+		a.warn(fmt.Sprintf("model %s has no price: its calls are counted as the dearest model's; set prices.%s", model, model))
+	}
+	if t.Exceeded != nil && err != nil && !errors.Is(err, errAborted) && !errors.Is(err, errTimedOut) {
+		return overBudget(*t.Exceeded)
+	}
+	return err
+}
+
+// forgetMeter drops what the gateway counted for a task whose end is written.
+func (m *Manager) forgetMeter(taskID string) {
+	if m.opts.Gateway == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTimeout)
+	defer cancel()
+	if err := m.opts.Gateway.Forget(ctx, taskID); err != nil {
+		m.log.Warn("the gateway keeps the counters of a task that has ended", "task", taskID, "error", err)
+	}
+}
+
+// closeLease ends a sandbox's way out.
+func (m *Manager) closeLease(l *lease) {
+	if l == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTimeout)
+	defer cancel()
+	if err := m.opts.Gateway.Close(ctx, l.id); err != nil {
+		m.log.Warn("a sandbox's way out could not be closed", "lease", l.id, "error", err)
+	}
+}
+
+// closeLeases closes those of sessions that keep does not name: an earlier
+// process left them behind.
+func (m *Manager) closeLeases(ctx context.Context, keep map[string]string) error {
+	if m.opts.Gateway == nil {
+		return nil
+	}
+	open, err := m.opts.Gateway.Leases(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the gateway for what is open: %w", err)
+	}
+	for _, l := range open {
+		if _, kept := keep[l.Session]; !kept {
+			m.closeLease(&lease{id: l.ID})
+		}
+	}
+	return nil
+}
+
+// watchRefusals tells what the task's sandbox is refused, until the returned
+// function is called. It is called once the turn is over, and tells the last.
+func (a *attempt) watchRefusals() (stop func()) {
+	if a.proc.lease == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(a.job.ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			if err := a.tellRefusals(ctx); err != nil {
+				if ctx.Err() == nil {
+					a.m.log.Warn("what a sandbox is refused can't be told", "task", a.job.task.ID, "error", err)
+				}
+				return
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		ctx, cancel := context.WithTimeout(context.Background(), meterTimeout)
+		defer cancel()
+		if t, err := a.m.opts.Gateway.Totals(ctx, a.job.task.ID); err == nil && t.Refused > a.refusals {
+			_ = a.tellRefusals(ctx) // without it, the stream lacks what the gateway's log has
+		}
+	}
+}
+
+// tellRefusals waits for refusals and tells those of this task.
+func (a *attempt) tellRefusals(ctx context.Context) error {
+	refused, err := a.m.opts.Gateway.Refusals(ctx, a.proc.lease.id, a.refused)
+	if err != nil {
+		return err
+	}
+	for _, r := range refused {
+		a.refused = r.Seq
+		if r.Meter != a.job.task.ID {
+			continue
+		}
+		a.refusals++
+		a.emit(Event{Refusal: &r, Event: agent.Event{Type: EventEgressRefused}})
+	}
+	return nil
+}
