@@ -35,6 +35,11 @@ type Capabilities struct {
 	// owner and mode keep the sandbox from writing there.
 	ReadOnlyMounts bool `json:"readOnlyMounts"`
 
+	// Sockets: a unix socket on which a process of this host listens, in a
+	// mounted folder, can be connected to from the sandbox. It can not where
+	// the sandbox has a kernel of its own, or a policy keeps it from that.
+	Sockets bool `json:"sockets"`
+
 	// BindMounts: the engine reads this host's folders. A backend without them
 	// runs elsewhere and can not be used yet.
 	BindMounts bool `json:"bindMounts"`

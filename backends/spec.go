@@ -1,7 +1,10 @@
 package backends
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -36,7 +39,7 @@ type Spec struct {
 	// is not there is ErrInvalidSpec, but for engines that make it.
 	Dir string
 
-	Mounts  []Mount     // folders of this host
+	Mounts  []Mount     // folders and files of this host
 	User    User        // who the processes are; they can not gain privileges
 	Limits  Limits      // zero: no limit
 	Network NetworkMode // "": NetworkOpen
@@ -46,8 +49,10 @@ type Spec struct {
 	Timeout time.Duration
 }
 
-// Mount makes a folder of this host visible in the sandbox. Where
-// Capabilities.MountsAtTarget is false the sandbox sees it at Source.
+// Mount makes a folder of this host visible in the sandbox, or a regular file,
+// which must be ReadOnly: a program that writes a file anew would only change
+// its own. Where Capabilities.MountsAtTarget is false the sandbox sees it at
+// Source.
 type Mount struct {
 	Source   string // absolute, exists
 	Target   string // absolute
@@ -153,6 +158,26 @@ func (s Spec) Validate() error {
 	case "", PullMissing, PullNever, PullAlways:
 	default:
 		return invalid("pull policy %q: want %q, %q or %q", s.Pull, PullMissing, PullNever, PullAlways)
+	}
+	return nil
+}
+
+// CheckSource reports a Source that is not there, or is neither a folder nor a
+// regular file that is ReadOnly. Its error is an ErrInvalidSpec. A Source that
+// this process may not see is left to the engine, which may.
+func (m Mount) CheckSource() error {
+	info, err := os.Stat(m.Source)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: mount %s: there is no such folder or file", ErrInvalidSpec, m.Source)
+	case err != nil:
+		return fmt.Errorf("%w: mount: %w", ErrInvalidSpec, err)
+	case info.Mode().IsRegular() && !m.ReadOnly:
+		return fmt.Errorf("%w: mount %s: a file can only be mounted read-only; mount the folder that it is in", ErrInvalidSpec, m.Source)
+	case !info.IsDir() && !info.Mode().IsRegular():
+		return fmt.Errorf("%w: mount %s: it is neither a folder nor a regular file", ErrInvalidSpec, m.Source)
 	}
 	return nil
 }

@@ -2,7 +2,7 @@
 // sentence of the contract of Backend, Sandbox, Spec and Capabilities has a
 // subtest. A backend joins with a test of a few lines that calls Run.
 //
-// Sandboxes of the suite use a POSIX shell, coreutils, setsid and nohup.
+// Sandboxes of the suite use a POSIX shell, coreutils, setsid, nohup and Perl.
 package backendtest
 
 import (

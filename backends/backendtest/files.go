@@ -2,8 +2,10 @@ package backendtest
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -15,6 +17,10 @@ var fileCases = []testCase{
 	{"a mount's path may hold any character", (*suite).mountCharacters},
 	{"what the sandbox writes to a mount is the host's at once", (*suite).mountIsLive},
 	{"a read-only mount refuses writes", (*suite).readOnlyMount},
+	{"a file that is mounted can be read and run", (*suite).fileMount},
+	{"a file that is mounted can not be written or replaced", (*suite).fileMountReadOnly},
+	{"a file that is to be mounted writable is ErrInvalidSpec", (*suite).fileMountWritable},
+	{"a socket in a mount is reached where Capabilities.Sockets says so", (*suite).socketInMount},
 	{"an image's files can not be written", (*suite).readOnlyImage},
 	{"a tmpfs can be written", (*suite).tmpfs},
 }
@@ -84,6 +90,89 @@ func (s *suite) readOnlyMount(t *testing.T) {
 	s.expectExit(t, spec, backends.Exit{})
 	if _, err := os.Stat(filepath.Join(dir, "new")); err != nil {
 		t.Errorf("the mount beside it is not writable: %v", err)
+	}
+}
+
+// file makes a file that anybody may run, and mounts it read-only in spec. The
+// sandbox finds it at $F.
+func (s *suite) file(t *testing.T, spec *backends.Spec, content string) string {
+	t.Helper()
+	m := backends.Mount{Source: filepath.Join(SharedDir(t), "program"), Target: "/usr/local/lib/backendtest/program", ReadOnly: true}
+	if err := os.WriteFile(m.Source, []byte(content), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	spec.Mounts = append(spec.Mounts, m)
+	spec.Env["F"] = s.caps.Path(m)
+	return m.Source
+}
+
+func (s *suite) fileMount(t *testing.T) {
+	const program = "#!/bin/sh\necho runs\n"
+	spec := s.shell(`cat "$F" && "$F"`)
+	s.file(t, &spec, program)
+	if r := s.expectExit(t, spec, backends.Exit{}); r.out != program+"runs\n" {
+		t.Errorf("the file holds and says %q, want %q", r.out, program+"runs\n")
+	}
+}
+
+func (s *suite) fileMountReadOnly(t *testing.T) {
+	if !s.caps.ReadOnlyMounts {
+		t.Skip("ReadOnlyMounts is false")
+	}
+	spec := s.shell(`! echo x > "$F" && ! rm -f "$F" && ! mv "$F" "$F.old" && ! chmod 777 "$F" && ! ln -f /etc/passwd "$F"; echo $?; cat "$F"`)
+	file := s.file(t, &spec, "text")
+	give(t, file, spec.User)
+	if r := s.expectExit(t, spec, backends.Exit{}); r.out != "0\ntext" {
+		t.Errorf("the sandbox says %q, want %q; stderr %q", r.out, "0\ntext", r.err)
+	}
+	if text, err := os.ReadFile(file); string(text) != "text" {
+		t.Errorf("the file holds %q, %v", text, err)
+	}
+}
+
+func (s *suite) fileMountWritable(t *testing.T) {
+	spec := s.sleeper()
+	s.file(t, &spec, "text")
+	spec.Mounts[0].ReadOnly = false
+	s.expectStartError(t, s.backend(t), spec, backends.ErrInvalidSpec)
+}
+
+// socketInMount uses Perl, which the suite's images have, because a shell knows
+// no sockets. Without Sockets the connection is refused or fails: what
+// Capabilities promises too little of is found here as well.
+func (s *suite) socketInMount(t *testing.T) {
+	spec := s.shell(`command -v perl >/dev/null || { echo no perl; exit 3; }
+exec perl -MSocket -e 'socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die $!; connect($s, sockaddr_un($ARGV[0])) or die "connect: $!\n"; print <$s>' "$W/socket"`)
+	if slices.Contains(s.caps.Networks, backends.NetworkNone) {
+		spec.Network = backends.NetworkNone
+	}
+	path := filepath.Join(s.folder(t, &spec), "socket")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Skip("the path of a temporary folder is too long for a socket: ", err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("hello\n"))
+			_ = conn.Close()
+		}
+	}()
+	defer func() { _ = l.Close(); <-answered }()
+	r := s.run(t, spec)
+	if r.exit.Code == 3 {
+		t.Skip("the sandbox has no perl")
+	}
+	if reached := r.out == "hello\n"; reached != s.caps.Sockets {
+		t.Errorf("Sockets is %v, and the sandbox reads %q; stderr %q", s.caps.Sockets, r.out, r.err)
 	}
 }
 

@@ -1,9 +1,11 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +31,7 @@ type engine struct {
 	isolation backends.Isolation
 	fixedUser *backends.User // set where the engine is rootless
 	enforced  backends.EnforcedLimits
+	sockets   bool // a sandbox can connect to this host's sockets
 	cgroups   bool // without them what it says of a container's use is the host's
 }
 
@@ -87,13 +90,11 @@ func (b *Backend) usable(info system.Info) error {
 // examine reads what sandboxes can count on, and the notes for whoever runs
 // the runner.
 func (b *Backend) examine(info system.Info) (*engine, []string, error) {
-	runtime := b.cfg.Runtime
-	if runtime == "" {
-		runtime = info.DefaultRuntime
-	}
-	r := info.Runtimes[runtime].Runtime
+	name := cmp.Or(b.cfg.Runtime, info.DefaultRuntime)
+	r := info.Runtimes[name].Runtime
 	e := &engine{
-		isolation: isolation(runtime, filepath.Base(r.Path), r.Type),
+		isolation: isolation(name, filepath.Base(r.Path), r.Type),
+		sockets:   sharesKernel(info) && !hasSecurity(info, "selinux"),
 		cgroups:   info.CgroupDriver != noCgroups,
 		enforced: backends.EnforcedLimits{
 			Memory: info.MemoryLimit, CPUs: info.CPUCfsPeriod && info.CPUCfsQuota, PIDs: info.PidsLimit,
@@ -111,7 +112,10 @@ func (b *Backend) examine(info system.Info) (*engine, []string, error) {
 	note(!e.enforced.PIDs, "the engine can not limit the number of processes; %s", cgroupAdvice(info))
 	note(e.enforced.Memory && !info.SwapLimit, "the engine can not limit swap, so a sandbox may use swap beyond its memory limit; boot the kernel with swapaccount=1, or turn swap off")
 	note(!hasSecurity(info, "seccomp"), "the engine filters no system calls (seccomp is off)")
+	note(hasSecurity(info, "selinux"), "SELinux keeps sandboxes from this host's unix sockets")
 	if e.isolation == backends.IsolationUserspace {
+		e.sockets = e.sockets && letsSockets(r.Args)
+		note(!letsSockets(r.Args), "gVisor keeps sandboxes from this host's unix sockets, unless its runtime has the argument --host-uds=open (--fsgofer-host-uds before 2023) in the engine's daemon.json")
 		e.enforced.PIDs, e.enforced.CPUTime = false, false
 		note(true, "gVisor limits neither the number of processes nor their processor time; memory and processors bound the sandbox as a whole")
 	}
@@ -136,6 +140,24 @@ func isolation(names ...string) backends.Isolation {
 		}
 	}
 	return backends.IsolationContainer
+}
+
+// sharesKernel says whether the engine's containers run on this host's kernel:
+// Docker Desktop, and every engine for macOS, has a virtual machine.
+func sharesKernel(info system.Info) bool {
+	return runtime.GOOS == "linux" && info.OperatingSystem != "Docker Desktop"
+}
+
+// letsSockets says whether gVisor's arguments let sandboxes connect to sockets
+// of the host.
+func letsSockets(args []string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool {
+		switch strings.TrimLeft(arg, "-") {
+		case "host-uds=open", "host-uds=all", "fsgofer-host-uds", "fsgofer-host-uds=true":
+			return true
+		}
+		return false
+	})
 }
 
 func cgroupAdvice(info system.Info) string {

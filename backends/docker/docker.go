@@ -76,8 +76,8 @@ func New(cfg Config, opts backends.Options) (backends.Backend, error) {
 func (b *Backend) Name() string { return b.name }
 
 // Capabilities says what this backend does. Which limits are held, the user of
-// a rootless engine, and the isolation of a runtime whose name does not tell
-// are known after the first Check.
+// a rootless engine, whether sandboxes reach sockets, and the isolation of a
+// runtime whose name does not tell are known after the first Check.
 func (b *Backend) Capabilities() backends.Capabilities {
 	c := backends.Capabilities{
 		Isolation:      isolation(b.cfg.Runtime),
@@ -90,7 +90,7 @@ func (b *Backend) Capabilities() backends.Capabilities {
 		Recover:        true,
 	}
 	if e := b.engine(); e != nil {
-		c.Isolation, c.FixedUser, c.Enforced = e.isolation, e.fixedUser, e.enforced
+		c.Isolation, c.FixedUser, c.Enforced, c.Sockets = e.isolation, e.fixedUser, e.enforced, e.sockets
 	}
 	return c
 }

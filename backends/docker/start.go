@@ -41,6 +41,11 @@ func (b *Backend) start(ctx context.Context, spec backends.Spec) (*sandbox, erro
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
+	for _, m := range spec.Mounts {
+		if err := m.CheckSource(); err != nil {
+			return nil, err
+		}
+	}
 	e, err := b.checked(ctx)
 	if err != nil {
 		return nil, err

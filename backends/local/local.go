@@ -65,6 +65,7 @@ func (b *backend) Capabilities() backends.Capabilities {
 	c := backends.Capabilities{
 		Isolation:  backends.IsolationNone,
 		BindMounts: true,
+		Sockets:    true,
 		Networks:   []backends.NetworkMode{backends.NetworkOpen},
 		Enforced:   backends.EnforcedLimits{OpenFiles: true, CPUTime: true},
 		Recover:    true,

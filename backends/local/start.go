@@ -70,8 +70,8 @@ func (b *backend) order(spec backends.Spec) (order, error) {
 		return order{}, err
 	}
 	for _, m := range spec.Mounts {
-		if _, err := os.Stat(m.Source); err != nil {
-			return order{}, invalid("mount: %w", err)
+		if err := m.CheckSource(); err != nil {
+			return order{}, err
 		}
 	}
 	dir := spec.Dir

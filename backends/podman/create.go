@@ -143,15 +143,12 @@ func (r record) removeLog() error {
 	return nil
 }
 
-// mounts lists the host's folders and the folders in memory.
+// mounts lists the host's folders and files, and the folders in memory.
 func mounts(e *engine, spec backends.Spec) ([]mount, error) {
 	var out []mount
 	for _, m := range spec.Mounts {
-		switch _, err := os.Stat(m.Source); {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil, fmt.Errorf("%w: mount %s: the folder is not there", backends.ErrInvalidSpec, m.Source)
-		case err != nil && !errors.Is(err, fs.ErrPermission): // the engine may see more
-			return nil, fmt.Errorf("%w: mount: %w", backends.ErrInvalidSpec, err)
+		if err := m.CheckSource(); err != nil {
+			return nil, err
 		}
 		options := []string{"rbind", "rprivate", "nosuid", "nodev", "rw"}
 		if m.ReadOnly {

@@ -104,6 +104,9 @@ func (e *engine) notes() []string {
 	if e.holds("memory") && e.info.Host.CgroupVersion != "v2" {
 		notes = append(notes, "a process that the memory limit ends is reported as killed, without the reason: Podman sees that for certain on cgroup v2 alone")
 	}
+	if e.info.Host.Security.SELinux {
+		notes = append(notes, "SELinux keeps sandboxes from this host's unix sockets")
+	}
 	if !e.info.Host.Security.Seccomp {
 		notes = append(notes, "the engine filters no system calls: it was built without seccomp, or the kernel lacks it")
 	}

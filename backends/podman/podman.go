@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -106,6 +107,7 @@ func (b *Backend) Capabilities() backends.Capabilities {
 		Images:         true,
 		MountsAtTarget: true,
 		ReadOnlyMounts: true,
+		Sockets:        isolation == backends.IsolationContainer && runtime.GOOS == "linux", // elsewhere the service is in a virtual machine
 		BindMounts:     b.addr.remote == "",
 		Networks:       []backends.NetworkMode{backends.NetworkOpen, backends.NetworkNone},
 		Enforced:       backends.EnforcedLimits{OpenFiles: true, CPUTime: true, Tmpfs: true},
@@ -119,6 +121,7 @@ func (b *Backend) Capabilities() backends.Capabilities {
 		return c
 	}
 	c.FixedUser = e.fixedUser(b.addr)
+	c.Sockets = c.Sockets && !e.info.Host.Security.SELinux
 	c.Enforced.Memory, c.Enforced.CPUs, c.Enforced.PIDs = e.holds("memory"), e.holds("cpu"), e.holds("pids")
 	return c
 }

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	_ "claude-runner/backends/helper" // in a sandbox, this program is its helper
 )
 
 func main() {

@@ -1,0 +1,107 @@
+package inside
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// passedOn are the signals that are meant for the agent.
+var passedOn = []os.Signal{
+	syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT,
+	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH,
+}
+
+// agent is the process that the helper is there for.
+type agent struct {
+	pid int
+}
+
+// start starts the agent with the helper's own streams and working folder, and
+// passes signals on to it from then on.
+func start(argv, env []string) (*agent, error) {
+	program, err := Find(argv[0], os.Getenv("PATH"))
+	if err != nil {
+		return nil, err
+	}
+	// A signal that is caught here has its usual effect in the agent.
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, passedOn...)
+	becomeReaper()
+	pid, err := syscall.ForkExec(program, argv, &syscall.ProcAttr{Env: env, Files: []uintptr{0, 1, 2}, Sys: agentAttr()})
+	if err != nil {
+		code := ExitNotExecutable
+		if errors.Is(err, syscall.ENOENT) { // of a script's interpreter, too
+			code = ExitNotFound
+		}
+		return nil, failure{code, fmt.Errorf("start %s: %w", program, err)}
+	}
+	a := &agent{pid: pid}
+	go a.passOn(signals)
+	return a, nil
+}
+
+// passOn runs until the process ends.
+func (a *agent) passOn(signals <-chan os.Signal) {
+	for s := range signals {
+		_ = syscall.Kill(a.pid, s.(syscall.Signal)) // it may have ended
+	}
+}
+
+// wait returns how the agent ended, and collects orphans until then. What is
+// left of them is not waited for.
+func (a *agent) wait() syscall.WaitStatus {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		if err == nil && pid == a.pid {
+			return status
+		}
+		if err != nil && !errors.Is(err, syscall.EINTR) {
+			return 0xff << 8 // ECHILD: somebody else has taken it, which nobody can
+		}
+	}
+}
+
+// endAs ends this process as the agent ended, so that whoever waits for it sees
+// no difference. It returns only where the signal does not end it.
+func endAs(status syscall.WaitStatus) error {
+	if !status.Signaled() {
+		syscall.Exit(status.ExitStatus())
+	}
+	s := status.Signal()
+	if os.Getpid() != 1 { // whom the kernel spares
+		dieOf(s)
+	}
+	return failure{128 + int(s), fmt.Errorf("the agent was ended by signal %d, %v", int(s), s)}
+}
+
+// Find looks a program up as a shell does.
+func Find(name, path string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil // the system's word on it is as good
+	}
+	var closed string
+	for _, dir := range filepath.SplitList(path) {
+		p := filepath.Join(dir, name)
+		if dir == "" || !strings.Contains(p, "/") {
+			p = "./" + p
+		}
+		info, err := os.Stat(p)
+		switch {
+		case err != nil || !info.Mode().IsRegular():
+		case info.Mode()&0o111 != 0:
+			return p, nil
+		default:
+			closed = p
+		}
+	}
+	if closed != "" {
+		return "", failure{ExitNotExecutable, fmt.Errorf("%s is not executable", closed)}
+	}
+	return "", failure{ExitNotFound, fmt.Errorf("program %q is in no folder of the search path %q", name, path)}
+}

@@ -1,0 +1,32 @@
+package inside
+
+import (
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// prSetChildSubreaper is PR_SET_CHILD_SUBREAPER of prctl(2).
+const prSetChildSubreaper = 36
+
+// becomeReaper makes this process the parent of its descendants' orphans. A
+// kernel that refuses leaves them to the sandbox's first process.
+func becomeReaper() {
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0, 0, 0, 0)
+}
+
+// agentAttr has the kernel kill the agent where the helper is killed: whoever
+// started the helper takes its end for the agent's. That is the agent's alone;
+// what it starts, and detaches, does not inherit it.
+func agentAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
+
+// dieOf ends this process by a signal, which Go's own handler would report on
+// stderr first. No core is dumped, for it would be the helper's.
+func dieOf(s syscall.Signal) {
+	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+	// All zero, whatever its fields' order: the default handler, no flag, no mask.
+	var action [64]byte
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+	_ = syscall.Kill(syscall.Getpid(), s)
+	time.Sleep(time.Second) // it may come to another thread
+}

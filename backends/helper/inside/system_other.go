@@ -1,0 +1,22 @@
+//go:build !linux
+
+package inside
+
+import (
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// becomeReaper has no counterpart here.
+func becomeReaper() {}
+
+func agentAttr() *syscall.SysProcAttr { return nil }
+
+// dieOf ends this process by a signal.
+func dieOf(s syscall.Signal) {
+	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+	signal.Reset(s)
+	_ = syscall.Kill(syscall.Getpid(), s)
+	time.Sleep(time.Second) // it may come to another thread
+}
