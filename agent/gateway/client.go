@@ -1,0 +1,245 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const (
+	startTimeout = 20 * time.Second // for a daemon to answer
+	askTimeout   = 30 * time.Second // for an answer
+)
+
+// Client speaks to a gateway in a process of its own, and starts another one
+// when that has ended: its leases are then opened again. Its methods may be
+// called from any goroutine.
+type Client struct {
+	dir  string
+	log  *slog.Logger
+	http *http.Client
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	watch  sync.WaitGroup
+
+	starting sync.Mutex // one start at a time
+	children []*os.Process
+
+	mu       sync.Mutex
+	leases   map[string]Lease // what this client has opened
+	instance string           // of the daemon that knows them
+}
+
+// Start connects to the gateway of options.StateDir, and starts it where none
+// answers. Shutdown ends the client.
+func Start(ctx context.Context, options Options) (*Client, error) {
+	dir, err := filepath.Abs(options.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("start the gateway: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("start the gateway: make its folder: %w", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("start the gateway: close its folder to others: %w", err)
+	}
+	c := &Client{dir: dir, log: options.Log, leases: map[string]Lease{}}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	c.http = &http.Client{Transport: &http.Transport{DialContext: c.dial, MaxIdleConnsPerHost: 8, IdleConnTimeout: 30 * time.Second}}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if err := c.ensure(ctx); err != nil {
+		c.cancel()
+		return nil, err
+	}
+	c.watch.Go(c.keepAlive)
+	return c, nil
+}
+
+// Open makes the lease's socket and serves it, or replaces the lease of the
+// same ID. The lease is opened again after the gateway's process has ended.
+func (c *Client) Open(ctx context.Context, l Lease) error {
+	c.mu.Lock()
+	before, had := c.leases[l.ID]
+	c.leases[l.ID] = l
+	c.mu.Unlock()
+	err := c.ask(ctx, pathOpen, newWireLease(l), nil)
+	if errors.Is(err, ErrInvalidLease) {
+		c.mu.Lock()
+		if delete(c.leases, l.ID); had {
+			c.leases[l.ID] = before
+		}
+		c.mu.Unlock()
+	}
+	return err
+}
+
+// Close ends the lease's connections, waits until what they cost is counted,
+// and removes its socket. Its counters stay until Forget. A lease that is not
+// there is no error.
+func (c *Client) Close(ctx context.Context, leaseID string) error {
+	c.mu.Lock()
+	delete(c.leases, leaseID)
+	c.mu.Unlock()
+	return c.ask(ctx, pathClose, question{Lease: leaseID}, nil)
+}
+
+// Totals returns what was called under the meter: nothing, where it is not known.
+func (c *Client) Totals(ctx context.Context, meter string) (Totals, error) {
+	var t Totals
+	err := c.ask(ctx, pathTotals, question{Meter: meter}, &t)
+	return t, err
+}
+
+// Forget drops the meter's counters.
+func (c *Client) Forget(ctx context.Context, meter string) error {
+	return c.ask(ctx, pathForget, question{Meter: meter}, nil)
+}
+
+// Refusals is Gateway.Refusals.
+func (c *Client) Refusals(ctx context.Context, leaseID string, after int64) ([]Refusal, error) {
+	for {
+		var found []Refusal
+		if err := c.ask(ctx, pathRefusals, question{Lease: leaseID, After: after}, &found); err != nil || len(found) > 0 {
+			return found, err
+		}
+	}
+}
+
+// Leases returns the IDs of all leases, those of earlier clients too, sorted.
+func (c *Client) Leases(ctx context.Context) ([]string, error) {
+	var ids []string
+	err := c.ask(ctx, pathLeases, question{}, &ids)
+	return ids, err
+}
+
+// Shutdown ends the client, and the gateway where it has no leases and no other
+// client. A gateway with leases goes on.
+func (c *Client) Shutdown(ctx context.Context) error {
+	c.cancel()
+	c.watch.Wait()
+	defer c.http.CloseIdleConnections()
+	_, err := c.once(ctx, pathShutdown, []byte("{}"), nil)
+	if err == nil {
+		c.await(ctx)
+	}
+	var gone *goneError
+	if errors.Is(err, errInUse) || errors.As(err, &gone) {
+		return nil
+	}
+	return err
+}
+
+// keepAlive notices when the daemon is gone, and starts another where a lease
+// needs it.
+func (c *Client) keepAlive() {
+	for c.ctx.Err() == nil {
+		_, err := c.once(c.ctx, pathWatch, []byte("{}"), nil)
+		if err == nil {
+			continue
+		}
+		c.mu.Lock()
+		needed := len(c.leases) > 0
+		c.mu.Unlock()
+		if needed && c.ctx.Err() == nil {
+			if err := c.ensure(c.ctx); err != nil && c.ctx.Err() == nil {
+				c.log.Error("the gateway is gone and cannot be started", "error", err)
+			} else if err == nil {
+				continue
+			}
+		}
+		select {
+		case <-c.ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// ask puts a question, again where the daemon has gone meanwhile.
+func (c *Client) ask(ctx context.Context, path string, v, answer any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	for attempt := 0; ; attempt++ {
+		instance, err := c.once(ctx, path, body, answer)
+		if instance != "" && c.isNew(ctx, instance) && errors.Is(err, ErrNoLease) && attempt < 3 {
+			continue // the lease was opened again
+		}
+		var gone *goneError
+		if err == nil || !errors.As(err, &gone) || attempt == 3 {
+			return err
+		}
+		if err := c.ensure(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// goneError is a question without an answer: the daemon is not there.
+type goneError struct{ error }
+
+func (e *goneError) Unwrap() error { return e.error }
+
+// once puts a question and says which daemon answered.
+func (c *Client) once(ctx context.Context, path string, body []byte, answer any) (instance string, err error) {
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(asking, http.MethodPost, "http://gateway"+path, bytes.NewReader(body))
+	if err != nil {
+		return "", err
+	}
+	response, err := c.http.Do(r)
+	if err != nil {
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		return "", &goneError{fmt.Errorf("ask the gateway: %w", err)}
+	}
+	defer response.Body.Close()
+	instance = response.Header.Get(instanceHeader)
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		return "", &goneError{fmt.Errorf("read the gateway's answer: %w", err)}
+	}
+	if response.StatusCode != http.StatusOK {
+		var e remoteError
+		if err := json.Unmarshal(data, &e.complaint); err != nil || e.complaint.Error == "" {
+			return instance, fmt.Errorf("the gateway answers %s", response.Status)
+		}
+		return instance, &e
+	}
+	if answer != nil {
+		err = json.Unmarshal(data, answer)
+	}
+	return instance, err
+}
+
+// dial connects to the control socket, whose path may be long.
+func (c *Client) dial(ctx context.Context, _, _ string) (conn net.Conn, err error) {
+	folder, err := openFolder(c.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	err = withPath(folder, controlName, func(path string) error {
+		conn, err = new(net.Dialer).DialContext(ctx, "unix", path)
+		return err
+	})
+	return conn, err
+}

@@ -1,0 +1,235 @@
+package gateway_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"claude-runner/agent/gateway"
+)
+
+// starterEnv makes the test's binary a runner that opens the lease which it
+// names, and then waits to be killed.
+const starterEnv = "GATEWAY_TEST_STARTER"
+
+type starting struct {
+	StateDir, Socket, URL string
+}
+
+func starter() {
+	var s starting
+	if err := json.Unmarshal([]byte(os.Getenv(starterEnv)), &s); err != nil {
+		panic(err)
+	}
+	client, err := gateway.Start(context.Background(), gateway.Options{StateDir: s.StateDir})
+	if err == nil {
+		err = client.Open(context.Background(), simpleLease(s.Socket, s.URL))
+	}
+	fmt.Println("opened", err)
+	select {}
+}
+
+// start starts a client, and ends the daemon with the test.
+func start(t *testing.T, dir string) *gateway.Client {
+	t.Helper()
+	client, err := gateway.Start(t.Context(), gateway.Options{StateDir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ids, err := client.Leases(context.Background())
+		if err != nil {
+			t.Error(err)
+		}
+		for _, id := range ids {
+			if err := client.Close(context.Background(), id); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := client.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return client
+}
+
+// daemons lists the processes that serve the folder.
+func daemons(t *testing.T, dir string) (pids []int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Skip("there is no /proc")
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		line, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if strings.HasPrefix(string(line), "claude-runner-gateway\x00"+dir) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func TestDaemon(t *testing.T) {
+	server, url := upstream(t, `rules: [{answer: [{text: hi}], usage: {input_tokens: 100, output_tokens: 7}}]`, scriptedOptions)
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 40)) // longer than a socket's path may be
+	l := simpleLease(filepath.Join(t.TempDir(), strings.Repeat("long", 40)), url)
+	if err := os.MkdirAll(l.Socket, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l.Socket = filepath.Join(l.Socket, "socket")
+	client := start(t, dir)
+	if err := client.Open(t.Context(), l); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "l")
+	if err := os.Symlink(filepath.Dir(l.Socket), link); err != nil {
+		t.Fatal(err)
+	}
+	response, text := do(t, inside(t, filepath.Join(link, "socket")), request(t.Context(), body(true, "hi")))
+	if response.StatusCode != 200 || server.Served().Calls != 1 {
+		t.Fatalf("%s %s", response.Status, text)
+	}
+	if got := totals(t, client); got.Calls != 1 || got.Usage.InputTokens != 100 || got.Usage.OutputTokens != 7 {
+		t.Errorf("totals %+v", got)
+	}
+	if ids, err := client.Leases(t.Context()); err != nil || len(ids) != 1 || ids[0] != l.ID {
+		t.Errorf("leases %v, %v", ids, err)
+	}
+	for _, pid := range daemons(t, dir) {
+		for _, file := range []string{"environ", "cmdline"} {
+			if data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file)); strings.Contains(string(data), key) || strings.Contains(string(data), token) {
+				t.Errorf("%s of the daemon has a secret", file)
+			}
+		}
+	}
+}
+
+func TestTwoClientsHaveOneDaemon(t *testing.T) {
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			client, err := gateway.Start(t.Context(), gateway.Options{StateDir: dir})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer client.Shutdown(context.Background())
+			if n := len(daemons(t, dir)); n == 0 {
+				t.Error("no daemon")
+			}
+		})
+	}
+	wg.Wait()
+	start(t, dir)
+	waitFor(t, "one daemon", func() bool { return len(daemons(t, dir)) == 1 })
+}
+
+func TestDaemonEndsWithTheLastClient(t *testing.T) {
+	dir := t.TempDir()
+	client, err := gateway.Start(t.Context(), gateway.Options{StateDir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the daemon's end", func() bool { return len(daemons(t, dir)) == 0 })
+	if entries, _ := filepath.Glob(filepath.Join(dir, "*.sock")); len(entries) > 0 {
+		t.Errorf("left: %v", entries)
+	}
+}
+
+// The lease works again, by itself, after the daemon was killed.
+func TestDaemonIsStartedAgain(t *testing.T) {
+	_, url := upstream(t, `rules: [{answer: [{text: hi}]}]`, scriptedOptions)
+	dir := t.TempDir()
+	client := start(t, dir)
+	l := simpleLease(filepath.Join(t.TempDir(), "s"), url)
+	if err := client.Open(t.Context(), l); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range daemons(t, dir) {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sandbox := inside(t, l.Socket)
+	waitFor(t, "an answer", func() bool {
+		response, err := sandbox.Do(request(t.Context(), body(false, "hi")))
+		if err != nil {
+			return false
+		}
+		defer response.Body.Close()
+		_, _ = io.ReadAll(response.Body)
+		return response.StatusCode == 200
+	})
+	if got := totals(t, client); got.Calls != 1 {
+		t.Errorf("totals %+v", got)
+	}
+}
+
+// A stream that is on its way when the runner is killed goes on, and is counted.
+func TestStarterIsKilled(t *testing.T) {
+	_, url := upstream(t, `
+rules:
+  - chunk_delay: 20ms
+    answer: [{text: "0123456789012345678901234567890123456789", chunk: 1}]
+    usage: {input_tokens: 50, output_tokens: 40}`, scriptedOptions)
+	s := starting{StateDir: t.TempDir(), Socket: filepath.Join(t.TempDir(), "s"), URL: url}
+	data, _ := json.Marshal(s)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	runner := exec.Command(self)
+	runner.Env = append(os.Environ(), starterEnv+"="+string(data))
+	stdout, err := runner.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := runner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := make([]byte, len("opened <nil>"))
+	if _, err := io.ReadFull(stdout, said); err != nil || string(said) != "opened <nil>" {
+		t.Fatalf("%s %v", said, err)
+	}
+	response, err := inside(t, s.Socket).Do(request(t.Context(), body(true, "hi")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(response.Body, first); err != nil {
+		t.Fatal(err)
+	}
+	if err := runner.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = runner.Wait()
+	rest, err := io.ReadAll(response.Body)
+	if err != nil || !strings.Contains(string(rest), "message_stop") {
+		t.Errorf("the stream was cut: %v\n%s", err, rest)
+	}
+	client := start(t, s.StateDir)
+	if got := totals(t, client); got.Calls != 1 || got.Cut != 0 || got.Usage.OutputTokens != 40 {
+		t.Errorf("totals %+v", got)
+	}
+	if ids, err := client.Leases(t.Context()); err != nil || len(ids) != 1 {
+		t.Errorf("leases %v, %v", ids, err)
+	}
+}

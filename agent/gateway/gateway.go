@@ -1,0 +1,312 @@
+// Package gateway is the only way out of a sandbox. Each sandbox has a unix
+// socket of its own, which is its identity. Over it come, as plain HTTP/1.1,
+//
+//   - model calls in origin form (POST /v1/messages, POST
+//     /v1/messages/count_tokens, GET /v1/models, HEAD /), which go on to the
+//     Messages API with a real credential in place of the sandbox's worthless
+//     one, are counted in tokens and dollars, and held to budgets;
+//   - requests to a forward proxy (absolute form, and CONNECT), which go on where
+//     the sandbox's egress rules allow it.
+//
+// A [Gateway] is one in this process, for tests. The runner uses [Start], which
+// finds or starts a gateway in a process of its own: that one outlives the
+// runner, so that a runner's crash cuts no answer of a model and loses no cost.
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"claude-runner/agent"
+	"claude-runner/backends"
+)
+
+// Lease is what one sandbox may do.
+type Lease struct {
+	// ID is the sandbox's name. Opening a lease again replaces all of it but the
+	// counters; calls that are on their way go on by the old one.
+	ID string
+	// Socket is the absolute path of the unix socket on this host. What is there
+	// is removed, and the socket is removed by Close.
+	Socket string
+	// Owner may connect. Where the gateway runs as another user than root, and
+	// the owner is neither that user nor zero, everybody may who reaches the folder.
+	Owner backends.User
+	// Token must come with model calls, as x-api-key or as a bearer token. It is
+	// worth nothing elsewhere.
+	Token agent.Secret
+	// Upstreams are tried in order, the next one where one is not reached or
+	// answers 401, 429 or 529. Such a one comes last for as long as its
+	// Retry-After says, or 30 seconds.
+	Upstreams []agent.ModelAPI
+	// Models are the ids that may be called, dated versions included. Empty: any.
+	Models []string
+	// Meter is what calls are counted under from now on: a task's id.
+	Meter string
+	// Budgets must all have room before each call.
+	Budgets []Budget
+	// Prices by model id. Nil: agent.DefaultPrices.
+	Prices map[string]agent.Price
+
+	Network agent.NetworkMode // empty: none
+	Egress  []agent.EgressRule
+}
+
+// Budget bounds what may be spent under a name, over all leases that name it.
+type Budget struct {
+	Name     string // such as "task:ID", "session:ID" or "agent:support:2026-11-25"
+	LimitUSD float64
+	// SpentUSD is what was spent before the gateway knew the name. Where it knows
+	// of more, that counts.
+	SpentUSD float64
+}
+
+// Totals are what was called under a meter. Who has read an answer finds it
+// counted. A call that was tried again, by the gateway too, counts each time.
+type Totals struct {
+	Calls  int64 // all that were sent to a Messages API, reached or not
+	Failed int64 // of them those with an error for an answer, or none
+	Cut    int64 // of them those whose answer, or wait for one, ended early
+
+	// Usage and CostUSD are what the answers announced; a cut one until it ended.
+	Usage   agent.Usage
+	CostUSD float64
+	ByModel map[string]ModelTotals
+
+	// Exceeded is the last refusal of a call for a budget.
+	Exceeded *Exceeded
+}
+
+// ModelTotals are one model's part of Totals.
+type ModelTotals struct {
+	Calls   int64
+	Usage   agent.Usage
+	CostUSD float64
+	// Guessed: the price table lacks the model, and the dearest price counted.
+	Guessed bool
+}
+
+// Exceeded is a budget without room.
+type Exceeded struct {
+	Budget   string // its name
+	LimitUSD float64
+	SpentUSD float64
+}
+
+// Refusal is a request of the forward proxy that was refused. The same one
+// within ten seconds is not told again.
+type Refusal struct {
+	Seq    int64 // grows, over restarts of the gateway too
+	Time   time.Time
+	Meter  string
+	Method string
+	Target string // host:port
+	Reason string
+	Rule   string // the egress rule that would allow it, as YAML; empty: none does
+}
+
+// Errors to match with errors.Is.
+var (
+	ErrInvalidLease = errors.New("the lease will not do")
+	ErrNoLease      = errors.New("no such lease")
+)
+
+// Resolver looks up names. *net.Resolver is one.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Options are what a gateway needs.
+type Options struct {
+	// StateDir is the folder of the process that Start starts: its control
+	// socket, its lock and its log. It is made where it is missing.
+	StateDir string
+	Log      *slog.Logger // nil: silent
+
+	// For a Gateway of this process; the zero values are the system's own.
+	Resolver Resolver
+	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	TLS      *tls.Config // of connections to hosts of egress rules with tls
+}
+
+// Gateway serves leases in this process. Its methods may be called from any
+// goroutine.
+type Gateway struct {
+	options Options
+	log     *slog.Logger
+	ledger  *ledger
+	ups     *upstreams
+	own     ownAddresses
+
+	opening sync.Mutex // one Open or Close at a time
+	mu      sync.Mutex
+	leases  map[string]*lease
+	closed  bool
+}
+
+// New returns a gateway without leases. Shutdown ends it.
+func New(options Options) *Gateway {
+	if options.Log == nil {
+		options.Log = slog.New(slog.DiscardHandler)
+	}
+	if options.Resolver == nil {
+		options.Resolver = net.DefaultResolver
+	}
+	if options.Dial == nil {
+		options.Dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	}
+	return &Gateway{
+		options: options, log: options.Log, ledger: newLedger(),
+		ups: newUpstreams(), leases: map[string]*lease{},
+	}
+}
+
+// Open makes the lease's socket and serves it, or replaces the lease of the
+// same ID.
+func (g *Gateway) Open(_ context.Context, l Lease) error {
+	if err := l.validate(); err != nil {
+		return fmt.Errorf("open a lease of the gateway: %w: %w", ErrInvalidLease, err)
+	}
+	g.opening.Lock()
+	defer g.opening.Unlock()
+	g.mu.Lock()
+	known, closed := g.leases[l.ID], g.closed
+	g.mu.Unlock()
+	if closed {
+		return errors.New("open a lease of the gateway: it is shut down")
+	}
+	g.ledger.declare(l.Budgets)
+	c := newConfig(l)
+	if known != nil {
+		return known.replace(c)
+	}
+	fresh, err := g.newLease(c)
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	g.leases[l.ID] = fresh
+	g.mu.Unlock()
+	return nil
+}
+
+// Close ends the lease's connections, waits until what they cost is counted,
+// and removes its socket. A lease that is not there is no error.
+func (g *Gateway) Close(_ context.Context, leaseID string) error {
+	g.opening.Lock()
+	defer g.opening.Unlock()
+	g.mu.Lock()
+	l := g.leases[leaseID]
+	delete(g.leases, leaseID)
+	g.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	return l.close()
+}
+
+// Totals returns what was called under the meter: nothing, where it is not known.
+func (g *Gateway) Totals(_ context.Context, meter string) (Totals, error) {
+	return g.ledger.totals(meter), nil
+}
+
+// Forget drops the meter's counters.
+func (g *Gateway) Forget(_ context.Context, meter string) error {
+	g.ledger.forget(meter)
+	return nil
+}
+
+// Refusals returns the lease's refusals after the given number, oldest first, as
+// many as are kept; it waits for one until ctx ends, which is no error but
+// ctx's. A lease that is closed is ErrNoLease.
+func (g *Gateway) Refusals(ctx context.Context, leaseID string, after int64) ([]Refusal, error) {
+	g.mu.Lock()
+	l := g.leases[leaseID]
+	g.mu.Unlock()
+	if l == nil {
+		return nil, fmt.Errorf("refusals of %s: %w", leaseID, ErrNoLease)
+	}
+	return l.refusals.wait(ctx, after)
+}
+
+// Leases returns the IDs of the leases, sorted.
+func (g *Gateway) Leases(context.Context) ([]string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ids := make([]string, 0, len(g.leases))
+	for id := range g.leases {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
+
+// Shutdown closes all leases. It is idempotent.
+func (g *Gateway) Shutdown(ctx context.Context) error {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	ids, _ := g.Leases(ctx)
+	var errs []error
+	for _, id := range ids {
+		errs = append(errs, g.Close(ctx, id))
+	}
+	g.ups.close()
+	return errors.Join(errs...)
+}
+
+func (l Lease) validate() error {
+	var errs []error
+	no := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if l.ID == "" {
+		no("it has no ID")
+	}
+	if !filepath.IsAbs(l.Socket) || filepath.Base(l.Socket) == string(filepath.Separator) {
+		no("its socket %q is no absolute path of a file", l.Socket)
+	}
+	if l.Token == "" {
+		no("it has no token")
+	}
+	for _, api := range l.Upstreams {
+		u, err := url.Parse(api.BaseURL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			no("the base URL of a Messages API is none: write one such as https://api.anthropic.com") // not shown: it may hold a key
+		}
+		for _, secret := range []agent.Secret{api.APIKey, api.AuthToken, api.OAuthToken} {
+			if strings.ContainsFunc(secret.Reveal(), func(r rune) bool { return r < ' ' || r > '~' }) {
+				no("a credential of a Messages API has a character that a header cannot have, such as a line's end")
+			}
+		}
+	}
+	for _, b := range l.Budgets {
+		if b.Name == "" || !(b.LimitUSD > 0) || !(b.SpentUSD >= 0) {
+			no("budget %q: it needs a name, a limit above 0 and no negative spending; what has no limit is no budget", b.Name)
+		}
+	}
+	switch l.Network {
+	case "", agent.NetworkNone, agent.NetworkAllowlist, agent.NetworkOpen:
+	default:
+		no("network %q: write none, allowlist or open", l.Network)
+	}
+	for _, rule := range l.Egress {
+		if err := rule.Validate(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// randomID names what must not be guessed or met twice.
+func randomID() string { return rand.Text() }
