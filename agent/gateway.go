@@ -41,46 +41,62 @@ type OpenLease struct {
 
 // Lease is what one sandbox may do outside.
 type Lease struct {
-	ID      string        // the sandbox's name
-	Session string        // whose sandbox it is
-	Socket  string        // absolute path on this host; made anew where it is there
-	Owner   backends.User // who may connect: the sandbox's user
-	Token   Secret        // model calls must carry it; it is worth nothing elsewhere
+	// ID is the sandbox's name. Opening a lease again replaces all of it but the
+	// counters; calls that are on their way go on by the old one.
+	ID string
+	// Session is whose sandbox it is.
+	Session string
+	// Socket is the absolute path of the unix socket on this host. What is there
+	// is removed, and the socket is removed by Close.
+	Socket string
+	// Owner may connect. Where the gateway runs as another user than root, and
+	// the owner is neither that user nor zero, everybody may who reaches the folder.
+	Owner backends.User
+	// Token must come with model calls, as x-api-key or as a bearer token. It is
+	// worth nothing elsewhere.
+	Token Secret
+	// Upstreams are tried in order, the next one where one is not reached or
+	// answers 401, 429 or 529. Such a one comes last for as long as its
+	// Retry-After says, or 30 seconds.
+	Upstreams []ModelAPI
+	// Models are the ids that may be called, dated versions included. Empty: any.
+	Models []string
+	// Meter is what calls are counted under from now on: a task's id.
+	Meter string
+	// Budgets must all have room before each call.
+	Budgets []Budget
+	// Prices by model id. Nil: DefaultPrices.
+	Prices map[string]Price
 
-	Upstreams []ModelAPI       // where model calls go: the first, unless it refuses for now
-	Models    []string         // that may be called; empty: any
-	Prices    map[string]Price // by model id; a model without one costs as the dearest
-
-	Meter   string   // what calls are counted under from now on
-	Budgets []Budget // each must have room before a call
-
-	Network NetworkMode
+	Network NetworkMode // empty: none
 	Egress  []EgressRule
 }
 
-// Budget bounds what model calls may cost. Leases share the budgets of one
-// Name.
+// Budget bounds what may be spent under a name, over all leases that name it.
 type Budget struct {
-	Name     string
+	Name     string // such as "task:ID", "session:ID" or "agent:support:2026-11-25"
 	LimitUSD float64
-	// SpentUSD is what was spent in all when the lease was made. The gateway
-	// goes by its own count where that is higher.
+	// SpentUSD is what was spent before the gateway knew the name. Where it knows
+	// of more, that counts.
 	SpentUSD float64
 }
 
-// Totals are what was counted under one meter.
+// Totals are what was called under a meter. Who has read an answer finds it
+// counted. A call that was tried again, by the gateway too, counts each time.
 type Totals struct {
-	Calls   int64 // model calls answered
-	Failed  int64 // refused, by the gateway or the model API
-	Cut     int64 // that did not come to their end; what was announced of them is counted
-	Active  int64 // under way now
-	Refused int64 // Refusals
+	Calls  int64 // all that were sent to a Messages API, reached or not
+	Failed int64 // of them those with an error for an answer, or none
+	Cut    int64 // of them those whose answer, or wait for one, ended early
+	Active int64 // calls that are under way, and not yet counted
 
-	Usage    Usage
-	CostUSD  float64
-	ByModel  map[string]ModelTotals
-	Unpriced []string  // models that had no price
-	Exceeded *Exceeded // nil while no budget refused a call
+	// Usage and CostUSD are what the answers announced; a cut one until it ended.
+	Usage   Usage
+	CostUSD float64
+	ByModel map[string]ModelTotals
+
+	Refused int64 // Refusals that were told
+	// Exceeded is the last refusal of a call for a budget.
+	Exceeded *Exceeded
 }
 
 // ModelTotals are one model's part of Totals.
@@ -88,22 +104,25 @@ type ModelTotals struct {
 	Calls   int64
 	Usage   Usage
 	CostUSD float64
+	// Guessed: the price table lacks the model, and the dearest price counted.
+	Guessed bool
 }
 
-// Exceeded is the budget that refused a call.
+// Exceeded is a budget without room.
 type Exceeded struct {
-	Budget   string // its Name
+	Budget   string // its name
 	LimitUSD float64
 	SpentUSD float64
 }
 
-// Refusal is a request of a sandbox that its lease does not allow.
+// Refusal is a request of the forward proxy that was refused. The same one
+// within ten seconds is not told again.
 type Refusal struct {
-	Seq    int64     `json:"seq"`
+	Seq    int64     `json:"seq"` // grows, over restarts of the gateway too
 	Time   time.Time `json:"time"`
-	Meter  string    `json:"-"`
+	Meter  string    `json:"meter"`
 	Method string    `json:"method"`
 	Target string    `json:"target"` // host:port
 	Reason string    `json:"reason"`
-	Rule   string    `json:"rule,omitempty"` // what would allow it, as YAML; "" where nothing can
+	Rule   string    `json:"rule,omitempty"` // the egress rule that would allow it, as YAML; empty: none does
 }

@@ -44,10 +44,6 @@ type Capabilities struct {
 	// runs elsewhere and can not be used yet.
 	BindMounts bool `json:"bindMounts"`
 
-	// Sockets: a process in the sandbox can connect to a unix socket that is in
-	// a mounted folder.
-	Sockets bool `json:"sockets"`
-
 	// Networks lists the modes that Spec.Network may have.
 	Networks []NetworkMode `json:"networks"`
 

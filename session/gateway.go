@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
+	"net/url"
 	"path"
 	"path/filepath"
 	"slices"
@@ -72,6 +74,20 @@ func gatewayAPI(upstream agent.ModelAPI, token agent.Secret) agent.ModelAPI {
 	return api
 }
 
+// upstreamsHere returns the model APIs as this host reaches them: what the
+// configuration calls by a sandbox's name for this host is on its loopback.
+func upstreamsHere(apis []agent.ModelAPI) []agent.ModelAPI {
+	out := slices.Clone(apis)
+	for i, api := range out {
+		u, err := url.Parse(api.BaseURL)
+		if err == nil && u.Hostname() == backends.HostAlias {
+			u.Host = strings.Replace(u.Host, backends.HostAlias, "localhost", 1)
+			out[i].BaseURL = u.String()
+		}
+	}
+	return out
+}
+
 // leaseToken is what the model calls of a sandbox carry. A later process makes
 // the same.
 func (m *Manager) leaseToken(id string) agent.Secret {
@@ -126,7 +142,7 @@ func (a *attempt) letOut(ctx context.Context, l *lease) error {
 	p := a.profile
 	err = a.m.opts.Gateway.Open(ctx, agent.Lease{
 		ID: l.id, Session: a.job.task.SessionID, Socket: l.socket.Host, Owner: l.owner, Token: a.m.leaseToken(l.id),
-		Upstreams: a.upstreams, Models: append([]string{p.Model}, p.Models...), Prices: a.m.opts.Prices,
+		Upstreams: upstreamsHere(a.upstreams), Models: append([]string{p.Model}, p.Models...), Prices: a.m.opts.Prices,
 		Meter: a.job.task.ID, Budgets: budgets, Network: p.Network, Egress: p.Egress,
 	})
 	if err != nil && ctx.Err() == nil {
@@ -213,7 +229,10 @@ func (a *attempt) meter(err error) error {
 	}
 	own := a.result.CostUSD
 	a.result.AgentCostUSD, a.result.CostUSD, a.result.Usage = &own, t.CostUSD, t.Usage
-	for _, model := range t.Unpriced {
+	for _, model := range slices.Sorted(maps.Keys(t.ByModel)) {
+		if !t.ByModel[model].Guessed {
+			continue
+		}
 		a.warn(fmt.Sprintf("model %s has no price: its calls are counted as the dearest model's; set prices.%s", model, model))
 	}
 	if t.Exceeded != nil && err != nil && !errors.Is(err, errAborted) && !errors.Is(err, errTimedOut) {

@@ -118,11 +118,11 @@ func (c *Client) Refusals(ctx context.Context, leaseID string, after int64) ([]R
 	}
 }
 
-// Leases returns the IDs of all leases, those of earlier clients too, sorted.
-func (c *Client) Leases(ctx context.Context) ([]string, error) {
-	var ids []string
-	err := c.ask(ctx, pathLeases, question{}, &ids)
-	return ids, err
+// Leases returns all leases, those of earlier clients too, by ID.
+func (c *Client) Leases(ctx context.Context) ([]OpenLease, error) {
+	var open []OpenLease
+	err := c.ask(ctx, pathLeases, question{}, &open)
+	return open, err
 }
 
 // Shutdown ends the client, and the gateway where it has no leases and no other

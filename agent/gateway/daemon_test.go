@@ -51,7 +51,7 @@ func start(t *testing.T, dir string) *gateway.Client {
 			t.Error(err)
 		}
 		for _, id := range ids {
-			if err := client.Close(context.Background(), id); err != nil {
+			if err := client.Close(context.Background(), id.ID); err != nil {
 				t.Error(err)
 			}
 		}
@@ -105,7 +105,7 @@ func TestDaemon(t *testing.T) {
 	if got := totals(t, client); got.Calls != 1 || got.Usage.InputTokens != 100 || got.Usage.OutputTokens != 7 {
 		t.Errorf("totals %+v", got)
 	}
-	if ids, err := client.Leases(t.Context()); err != nil || len(ids) != 1 || ids[0] != l.ID {
+	if ids, err := client.Leases(t.Context()); err != nil || len(ids) != 1 || ids[0].ID != l.ID {
 		t.Errorf("leases %v, %v", ids, err)
 	}
 	for _, pid := range daemons(t, dir) {

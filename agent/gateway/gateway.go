@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -27,95 +28,25 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"claude-runner/agent"
-	"claude-runner/backends"
 )
 
-// Lease is what one sandbox may do.
-type Lease struct {
-	// ID is the sandbox's name. Opening a lease again replaces all of it but the
-	// counters; calls that are on their way go on by the old one.
-	ID string
-	// Socket is the absolute path of the unix socket on this host. What is there
-	// is removed, and the socket is removed by Close.
-	Socket string
-	// Owner may connect. Where the gateway runs as another user than root, and
-	// the owner is neither that user nor zero, everybody may who reaches the folder.
-	Owner backends.User
-	// Token must come with model calls, as x-api-key or as a bearer token. It is
-	// worth nothing elsewhere.
-	Token agent.Secret
-	// Upstreams are tried in order, the next one where one is not reached or
-	// answers 401, 429 or 529. Such a one comes last for as long as its
-	// Retry-After says, or 30 seconds.
-	Upstreams []agent.ModelAPI
-	// Models are the ids that may be called, dated versions included. Empty: any.
-	Models []string
-	// Meter is what calls are counted under from now on: a task's id.
-	Meter string
-	// Budgets must all have room before each call.
-	Budgets []Budget
-	// Prices by model id. Nil: agent.DefaultPrices.
-	Prices map[string]agent.Price
+// The values that package agent has of every gateway.
+type (
+	Lease       = agent.Lease
+	Budget      = agent.Budget
+	Totals      = agent.Totals
+	ModelTotals = agent.ModelTotals
+	Exceeded    = agent.Exceeded
+	Refusal     = agent.Refusal
+	OpenLease   = agent.OpenLease
+)
 
-	Network agent.NetworkMode // empty: none
-	Egress  []agent.EgressRule
-}
-
-// Budget bounds what may be spent under a name, over all leases that name it.
-type Budget struct {
-	Name     string // such as "task:ID", "session:ID" or "agent:support:2026-11-25"
-	LimitUSD float64
-	// SpentUSD is what was spent before the gateway knew the name. Where it knows
-	// of more, that counts.
-	SpentUSD float64
-}
-
-// Totals are what was called under a meter. Who has read an answer finds it
-// counted. A call that was tried again, by the gateway too, counts each time.
-type Totals struct {
-	Calls  int64 // all that were sent to a Messages API, reached or not
-	Failed int64 // of them those with an error for an answer, or none
-	Cut    int64 // of them those whose answer, or wait for one, ended early
-
-	// Usage and CostUSD are what the answers announced; a cut one until it ended.
-	Usage   agent.Usage
-	CostUSD float64
-	ByModel map[string]ModelTotals
-
-	// Exceeded is the last refusal of a call for a budget.
-	Exceeded *Exceeded
-}
-
-// ModelTotals are one model's part of Totals.
-type ModelTotals struct {
-	Calls   int64
-	Usage   agent.Usage
-	CostUSD float64
-	// Guessed: the price table lacks the model, and the dearest price counted.
-	Guessed bool
-}
-
-// Exceeded is a budget without room.
-type Exceeded struct {
-	Budget   string // its name
-	LimitUSD float64
-	SpentUSD float64
-}
-
-// Refusal is a request of the forward proxy that was refused. The same one
-// within ten seconds is not told again.
-type Refusal struct {
-	Seq    int64 // grows, over restarts of the gateway too
-	Time   time.Time
-	Meter  string
-	Method string
-	Target string // host:port
-	Reason string
-	Rule   string // the egress rule that would allow it, as YAML; empty: none does
-}
+var (
+	_ agent.Gateway = (*Gateway)(nil)
+	_ agent.Gateway = (*Client)(nil)
+)
 
 // Errors to match with errors.Is.
 var (
@@ -176,7 +107,7 @@ func New(options Options) *Gateway {
 // Open makes the lease's socket and serves it, or replaces the lease of the
 // same ID.
 func (g *Gateway) Open(_ context.Context, l Lease) error {
-	if err := l.validate(); err != nil {
+	if err := validate(l); err != nil {
 		return fmt.Errorf("open a lease of the gateway: %w: %w", ErrInvalidLease, err)
 	}
 	g.opening.Lock()
@@ -241,16 +172,15 @@ func (g *Gateway) Refusals(ctx context.Context, leaseID string, after int64) ([]
 	return l.refusals.wait(ctx, after)
 }
 
-// Leases returns the IDs of the leases, sorted.
-func (g *Gateway) Leases(context.Context) ([]string, error) {
+// Leases returns the leases, by ID.
+func (g *Gateway) Leases(context.Context) ([]OpenLease, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	ids := make([]string, 0, len(g.leases))
-	for id := range g.leases {
-		ids = append(ids, id)
+	open := make([]OpenLease, 0, len(g.leases))
+	for _, id := range slices.Sorted(maps.Keys(g.leases)) {
+		open = append(open, OpenLease{ID: id, Session: g.leases[id].config.Load().Session})
 	}
-	slices.Sort(ids)
-	return ids, nil
+	return open, nil
 }
 
 // Shutdown closes all leases. It is idempotent.
@@ -258,16 +188,16 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	g.mu.Lock()
 	g.closed = true
 	g.mu.Unlock()
-	ids, _ := g.Leases(ctx)
+	open, _ := g.Leases(ctx)
 	var errs []error
-	for _, id := range ids {
-		errs = append(errs, g.Close(ctx, id))
+	for _, l := range open {
+		errs = append(errs, g.Close(ctx, l.ID))
 	}
 	g.ups.close()
 	return errors.Join(errs...)
 }
 
-func (l Lease) validate() error {
+func validate(l Lease) error {
 	var errs []error
 	no := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if l.ID == "" {

@@ -66,6 +66,26 @@ func (l *ledger) meter(name string) *Totals {
 	return m
 }
 
+// begin counts a call that is under way, until the function that it returns is
+// called.
+func (l *ledger) begin(m *Totals) (end func()) {
+	add := func(n int64) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		m.Active += n
+	}
+	add(1)
+	return func() { add(-1) }
+}
+
+// refused counts a Refusal.
+func (l *ledger) refused(meter string) {
+	m := l.meter(meter)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m.Refused++
+}
+
 // exceeded returns the first budget that has no room, and notes it.
 func (l *ledger) exceeded(m *Totals, budgets []Budget) *Exceeded {
 	l.mu.Lock()

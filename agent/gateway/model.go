@@ -115,6 +115,7 @@ func (call *modelCall) forward(w http.ResponseWriter) {
 	g, c := call.lease.gateway, call.config
 	if call.metered {
 		call.totals = g.ledger.meter(c.Meter)
+		defer g.ledger.begin(call.totals)()
 	}
 	ctx, cancel := context.WithCancelCause(call.in.Context())
 	defer cancel(nil)
@@ -244,7 +245,7 @@ func (p *pipe) run(from io.Reader, cancel context.CancelCauseFunc) bool {
 	watch := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer watch.Stop()
 	defer func() { _ = p.control.SetWriteDeadline(time.Time{}) }() // the connection's next answer has its own
-	if p.control.Flush() != nil { // the headers
+	if p.control.Flush() != nil {                                  // the headers
 		return false
 	}
 	for {

@@ -119,9 +119,12 @@ func stream(w http.ResponseWriter, from io.Reader) bool {
 
 // refuse answers that the request is not allowed, and notes it.
 func (l *lease) refuse(w http.ResponseWriter, r *http.Request, c *config, where string, no *denial) {
-	l.refusals.add(Refusal{
+	told := l.refusals.add(Refusal{
 		Time: time.Now(), Meter: c.Meter, Method: shorten(r.Method), Target: shorten(where), Reason: no.reason, Rule: no.rule,
 	})
+	if told {
+		l.gateway.ledger.refused(c.Meter)
+	}
 	text := fmt.Sprintf("The runner's gateway refuses %s %s: %s.\n", r.Method, where, no.reason)
 	if no.rule != "" {
 		text += "This rule in the agent's egress list would allow it:\n  - " + no.rule + "\n"

@@ -26,7 +26,8 @@ func newRefusals() *refusals {
 	return &refusals{last: time.Now().UnixMicro(), more: make(chan struct{})}
 }
 
-func (r *refusals) add(one Refusal) {
+// add keeps a refusal, and reports whether it is told.
+func (r *refusals) add(one Refusal) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, old := range slices.Backward(r.ring) {
@@ -34,7 +35,7 @@ func (r *refusals) add(one Refusal) {
 			break
 		}
 		if old.Meter == one.Meter && old.Method == one.Method && old.Target == one.Target && old.Reason == one.Reason {
-			return
+			return false
 		}
 	}
 	r.last++
@@ -45,6 +46,7 @@ func (r *refusals) add(one Refusal) {
 	r.ring = append(r.ring, one)
 	close(r.more)
 	r.more = make(chan struct{})
+	return true
 }
 
 // wait returns those after the given one, when there are some.

@@ -117,6 +117,19 @@ func TestForward(t *testing.T) {
 		}
 		clients.Wait()
 	})
+	t.Run("a socket whose path is long", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), strings.Repeat("long", 20))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Chdir(dir) // by which the test itself can name it
+		gateway(t, "s", echo)
+		conn := dialed(t, filepath.Join(dir, "s"))()
+		_ = conn.CloseWrite()
+		if got, err := io.ReadAll(conn); string(got) != "\x00\x00\x00" || err != nil {
+			t.Errorf("read %q, %v", got, err)
+		}
+	})
 	t.Run("the gateway closes first", func(t *testing.T) {
 		socket := filepath.Join(t.TempDir(), "s")
 		gateway(t, socket, func(conn *net.UnixConn) { _, _ = io.WriteString(conn, "bye") })

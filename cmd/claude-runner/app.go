@@ -6,15 +6,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"path/filepath"
 	"time"
 
 	"claude-runner/agent"
 	"claude-runner/agent/claude"
+	"claude-runner/agent/gateway"
 	"claude-runner/api"
 	"claude-runner/backends"
 	"claude-runner/backends/docker"
+	"claude-runner/backends/helper"
 	"claude-runner/backends/local"
 	"claude-runner/backends/podman"
 	"claude-runner/config"
@@ -40,6 +43,7 @@ type app struct {
 	backends *backends.Registry
 	metrics  *metrics.Metrics
 	tracer   *tracing.Tracer // nil where nobody asks for traces
+	gateway  *gateway.Client
 	manager  *session.Manager
 	webhooks *webhook.Sender
 	server   *api.Server
@@ -74,7 +78,19 @@ func openApp(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *app,
 	if err != nil {
 		return nil, err
 	}
+	if a.gateway, err = gateway.Start(ctx, gateway.Options{StateDir: filepath.Join(cfg.DataDir, "gateway"), Log: log}); err != nil {
+		return nil, err
+	}
+	gatewayKey, err := a.store.Secret(ctx, "gateway")
+	if err != nil {
+		return nil, fmt.Errorf("read the gateway's key: %w", err)
+	}
+	program, err := helper.Install(filepath.Join(cfg.DataDir, "helper"))
+	if err != nil {
+		return nil, err
+	}
 	a.manager, err = session.Open(ctx, session.Options{
+		Gateway: a.gateway, GatewayKey: gatewayKey, Helper: helperOf(program), Prices: prices(cfg),
 		Store: a.store, DataDir: cfg.DataDir, Backends: a.backends,
 		Driver: claude.New(claude.Options{}), Profiles: profiles, ModelAPIs: modelAPIs(cfg),
 		User: cfg.SandboxUser, Log: log, Observers: observers,
@@ -96,6 +112,21 @@ func openApp(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *app,
 		Metrics: a.metrics.Handler(),
 	})
 	return a, nil
+}
+
+// helperOf puts the program before a sandbox's command. On a backend that
+// isolates nothing it confines the agent's files, where the kernel can.
+func helperOf(p *helper.Program) func(backends.Capabilities, session.HelperTask) ([]string, []backends.Mount, error) {
+	return func(c backends.Capabilities, t session.HelperTask) ([]string, []backends.Mount, error) {
+		return p.Command(c, t.Argv, helper.Options{Socket: t.Socket, Confine: &helper.Confinement{ReadWrite: t.Folders}})
+	}
+}
+
+// prices are the program's own and those that the configuration has over them.
+func prices(cfg *config.Config) map[string]agent.Price {
+	all := maps.Clone(agent.DefaultPrices)
+	maps.Copy(all, cfg.Prices)
+	return all
 }
 
 // openObservers makes what measures and traces tasks.
@@ -177,6 +208,9 @@ func (a *app) Close(ctx context.Context) error {
 	}
 	if a.webhooks != nil {
 		errs = append(errs, a.webhooks.Close(ctx))
+	}
+	if a.gateway != nil {
+		errs = append(errs, a.gateway.Shutdown(ctx))
 	}
 	if a.backends != nil {
 		errs = append(errs, a.backends.Close())

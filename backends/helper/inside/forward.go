@@ -80,7 +80,7 @@ func (f *forwarder) forward(conn *net.TCPConn) {
 func (f *forwarder) dial() (*net.UnixConn, error) {
 	deadline := time.Now().Add(patience)
 	for wait := firstWait; ; wait = min(2*wait, lastWait) {
-		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: f.socket, Net: "unix"})
+		conn, err := dialUnix(f.socket)
 		if err == nil || time.Now().Add(wait).After(deadline) {
 			return conn, err
 		}

@@ -1,10 +1,30 @@
 package inside
 
 import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 	"unsafe"
 )
+
+// maxSocketPath is the length that a unix socket's path may have.
+const maxSocketPath = 107
+
+// dialUnix connects to a socket, however long its path is.
+func dialUnix(path string) (*net.UnixConn, error) {
+	if len(path) > maxSocketPath {
+		folder, err := os.Open(filepath.Dir(path))
+		if err != nil {
+			return nil, err
+		}
+		defer folder.Close()
+		path = fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(path))
+	}
+	return net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+}
 
 // prSetChildSubreaper is PR_SET_CHILD_SUBREAPER of prctl(2).
 const prSetChildSubreaper = 36
