@@ -226,7 +226,7 @@ func TestStreamRefused(t *testing.T) {
 // TestStreamPing holds that a client that answers pings stays, and that one
 // that does not is let go.
 func TestStreamPing(t *testing.T) {
-	w := newWorld(t, func(s *setup) { s.api.StreamPing = 500 * time.Millisecond })
+	w := newWorld(t, func(s *setup) { s.api.StreamPing = 1500 * time.Millisecond })
 	alive, _ := w.open("/stream/s")
 	var pings atomic.Int32
 	answer := alive.conn.PingHandler()
@@ -241,7 +241,10 @@ func TestStreamPing(t *testing.T) {
 	dead.conn.SetPingHandler(func(string) error { return nil })
 
 	complete := make(chan []string, 1)
-	go func() { complete <- alive.until("task_complete") }()
+	go func() {
+		defer close(complete) // also where it fails
+		complete <- alive.until("task_complete")
+	}()
 	if closed := dead.ends(); closed.Code != websocket.ClosePolicyViolation || closed.Text != "no answer to pings" {
 		t.Errorf("the dead client's end: %v", closed)
 	}
@@ -255,12 +258,15 @@ func TestStreamPing(t *testing.T) {
 // TestStreamSlowClient holds that a client that reads nothing holds up neither
 // the task nor another client, and is let go.
 func TestStreamSlowClient(t *testing.T) {
-	w := newWorld(t, func(s *setup) { s.api.StreamPatience = 2 * time.Second })
+	w := newWorld(t, func(s *setup) { s.api.StreamPatience = 8 * time.Second })
 	slow := w.dial("/stream/s")
 	fast, _ := w.open("/stream/s")
 	const lines, width = 300, 60000 // 18 MB: more than the sockets hold
 	complete := make(chan []string, 1)
-	go func() { complete <- fast.until("task_complete") }()
+	go func() {
+		defer close(complete) // also where it fails
+		complete <- fast.until("task_complete")
+	}()
 	message := fmt.Sprintf(`x=$(head -c %d /dev/zero | tr '\0' x); i=0; while [ $i -lt %d ]; do echo "noise$x"; i=$((i+1)); done`, width, lines)
 	if a := w.post("s", message); a.status != http.StatusOK {
 		t.Fatalf("%d %.200s", a.status, a.body)
