@@ -244,7 +244,7 @@ func (p *pipe) run(from io.Reader, cancel context.CancelCauseFunc) bool {
 	watch := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer watch.Stop()
 	defer func() { _ = p.control.SetWriteDeadline(time.Time{}) }() // the connection's next answer has its own
-	if p.control.Flush() != nil { // the headers
+	if p.control.Flush() != nil {                                  // the headers
 		return false
 	}
 	for {

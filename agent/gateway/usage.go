@@ -42,8 +42,8 @@ func (t *tally) take(u wireUsage) {
 
 // reader reads the usage from an answer that is passing by.
 type reader interface {
-	feed(p []byte)  // the answer's next bytes, which are not kept
-	whole() bool    // the answer is complete
+	feed(p []byte) // the answer's next bytes, which are not kept
+	whole() bool   // the answer is complete
 	announced() tally
 }
 
