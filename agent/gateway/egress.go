@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -87,6 +88,13 @@ func (c *config) decide(method string, t target) (agent.EgressRule, int, *denial
 		named = append(named, rule)
 	}
 	want := agent.EgressRule{Host: t.host, Ports: []int{t.port}}
+	if len(named) == 0 && (t.host == "localhost" || strings.HasSuffix(t.host, ".localhost")) {
+		want.Host = backends.HostAlias
+		return agent.EgressRule{}, 0, &denial{t.host + " is the sandbox itself: the runner's host is called " + backends.HostAlias, want.String()}
+	}
+	if len(named) == 0 && t.addr.IsValid() && errors.Is(agent.CheckAddress(t.addr, true), agent.ErrSpecialAddress) {
+		return agent.EgressRule{}, 0, &denial{reason: "no egress rule names " + t.host + ", which is link-local, multicast, reserved, or a cloud's metadata"}
+	}
 	if len(named) == 0 {
 		return agent.EgressRule{}, 0, &denial{"no egress rule names " + t.host, want.String()}
 	}
@@ -117,10 +125,10 @@ func (c *config) checkAddress(rule agent.EgressRule, method string, t target, po
 		want := agent.EgressRule{Host: backends.HostAlias, Ports: []int{port}}
 		return &denial{fmt.Sprintf("%s is at %s, an address of the runner's own host, which is called by the name %s", t.host, addr, backends.HostAlias), want.String()}
 	}
-	switch err := agent.CheckAddress(addr, rule.Private); err {
-	case nil:
+	switch err := agent.CheckAddress(addr, rule.Private); {
+	case err == nil:
 		return nil
-	case agent.ErrPrivateAddress:
+	case errors.Is(err, agent.ErrPrivateAddress):
 		want := agent.EgressRule{Host: t.host, Ports: []int{port}, Private: true}
 		return &denial{fmt.Sprintf("%s is at %s, an address of a private network", t.host, addr), want.String()}
 	default:

@@ -33,7 +33,7 @@ func (s *Server) messages(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !s.wait(r.Context(), rule.Delay) {
-		s.record.broken()
+		s.record.broken(usage{}, Price{})
 		panic(http.ErrAbortHandler)
 	}
 	s.answer(w, r, rule, out, in.Stream)
@@ -108,7 +108,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, rule *rule, out 
 	}
 	switch {
 	case rule.Fault != nil && rule.Fault.At == beforeHeaders:
-		s.record.broken()
+		s.record.broken(usage{}, Price{})
 		s.breakOff(w, r, rule.Fault.Kind)
 	case stream:
 		s.stream(w, r, rule, out)
@@ -130,7 +130,7 @@ func (s *Server) single(w http.ResponseWriter, r *http.Request, rule *rule, out 
 		_, _ = w.Write(body)
 		return
 	}
-	s.record.broken()
+	s.record.broken(usage{}, Price{})
 	_, _ = w.Write(body[:len(body)/2])
 	if rule.Fault.Kind == faultHang || rule.Fault.Kind == faultCut {
 		_ = http.NewResponseController(w).Flush()
@@ -174,12 +174,13 @@ func (s *Server) countTokens(w http.ResponseWriter, r *http.Request) {
 
 // served counts an answer. It comes before the answer's last bytes, so that who
 // has read them finds them counted.
-func (s *Server) served(out *message) {
-	price, ok := s.options.Prices[out.Model]
-	if !ok {
-		price = s.script.doc.Prices[out.Model]
+func (s *Server) served(out *message) { s.record.served(out.Usage.usage, s.price(out.Model)) }
+
+func (s *Server) price(model string) Price {
+	if price, ok := s.options.Prices[model]; ok {
+		return price
 	}
-	s.record.served(out.Usage.usage, price)
+	return s.script.doc.Prices[model]
 }
 
 func respond(w http.ResponseWriter, status int, v any) {

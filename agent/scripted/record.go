@@ -34,6 +34,14 @@ type Totals struct {
 	CacheReadTokens     int64
 	CacheCreationTokens int64
 	USD                 float64 // by the prices of the script and the options
+
+	// What broken answers had announced when they broke off: a stream's
+	// message_start, with one token of output; else nothing.
+	CutInputTokens         int64
+	CutOutputTokens        int64
+	CutCacheReadTokens     int64
+	CutCacheCreationTokens int64
+	CutUSD                 float64
 }
 
 // Requests returns the messages requests so far, oldest first, as many as
@@ -117,7 +125,11 @@ func (c *recorder) served(u usage, p Price) {
 	t.OutputTokens += u.Output
 	t.CacheReadTokens += u.CacheRead
 	t.CacheCreationTokens += u.CacheCreation
-	t.USD += (float64(u.Input)*p.Input + float64(u.Output)*p.Output +
+	t.USD += p.cost(u)
+}
+
+func (p Price) cost(u usage) float64 {
+	return (float64(u.Input)*p.Input + float64(u.Output)*p.Output +
 		float64(u.CacheRead)*p.CacheRead + float64(u.CacheCreation)*p.CacheWrite) / 1e6
 }
 
@@ -127,10 +139,17 @@ func (c *recorder) failed() {
 	c.totals.Errors++
 }
 
-func (c *recorder) broken() {
+// broken counts a broken answer, and what it had announced.
+func (c *recorder) broken(u usage, p Price) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.totals.Broken++
+	t := &c.totals
+	t.Broken++
+	t.CutInputTokens += u.Input
+	t.CutOutputTokens += u.Output
+	t.CutCacheReadTokens += u.CacheRead
+	t.CutCacheCreationTokens += u.CacheCreation
+	t.CutUSD += p.cost(u)
 }
 
 func (c *recorder) unmatched(what string) {

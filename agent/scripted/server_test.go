@@ -161,7 +161,7 @@ func TestServedTotals(t *testing.T) {
 prices: {claude-test-1: {input: 3, output: 15, cache_read: 0.3, cache_write: 3.75}}
 rules:
   - {match: {message: fail}, error: {status: 500}}
-  - {match: {message: end}, answer: [{text: a}], fault: {kind: end}}
+  - {match: {message: end}, answer: [{text: a}], fault: {kind: end}, usage: {input_tokens: 300, output_tokens: 9}}
   - answer: [{text: a}]
     usage: {input_tokens: 1000, output_tokens: 100, cache_read_input_tokens: 500, cache_creation_input_tokens: 20}`),
 		scripted.Options{Prices: map[string]scripted.Price{"claude-test-2": {Output: 1000}}})
@@ -175,6 +175,7 @@ rules:
 	want := scripted.Totals{
 		Calls: 4, Errors: 1, Broken: 2, InputTokens: 4000, OutputTokens: 400,
 		CacheReadTokens: 2000, CacheCreationTokens: 80, USD: 2*one + 0.1,
+		CutInputTokens: 300, CutOutputTokens: 1, CutUSD: (300*3 + 15) / 1e6,
 	}
 	if diff := cmp.Diff(want, server.Served(), cmpopts.EquateApprox(0, 1e-12)); diff != "" {
 		t.Errorf("served (-want +got):\n%s", diff)

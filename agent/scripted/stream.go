@@ -17,6 +17,9 @@ type events struct {
 	rule   *rule
 	buffer bytes.Buffer
 	deltas int // written so far
+
+	started usage // what message_start announces
+	flushed bool  // something was sent, and so message_start
 }
 
 var (
@@ -34,10 +37,13 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, rule *rule, out 
 		s.served(out)
 		_ = e.flush()
 	case errors.Is(err, errBroken):
-		s.record.broken()
+		s.record.broken(e.started, s.price(out.Model))
 		e.breakOff()
 	default:
-		s.record.broken()
+		if !e.flushed {
+			e.started = usage{}
+		}
+		s.record.broken(e.started, s.price(out.Model))
 		panic(http.ErrAbortHandler)
 	}
 }
@@ -47,6 +53,7 @@ func (e *events) message(out *message) error {
 	start := *out
 	start.Content, start.StopReason = []outBlock{}, nil
 	start.Usage.Output = 1
+	e.started = start.Usage.usage
 	e.event("message_start", struct {
 		Type    string  `json:"type"`
 		Message message `json:"message"`
@@ -218,6 +225,7 @@ func (e *events) flush() error {
 		return errors.Join(errGone, err)
 	}
 	e.buffer.Reset()
+	e.flushed = true
 	if err := http.NewResponseController(e.w).Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return errors.Join(errGone, err)
 	}
