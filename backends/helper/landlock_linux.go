@@ -32,9 +32,11 @@ func LandlockABI() (int, error) {
 // has been replaced.
 func ownProgram() (string, error) { return "/proc/self/exe", nil }
 
-// newest is the version of Landlock whose restrictions are asked for. An older
-// kernel holds what it can.
-var newest = landlock.V7.BestEffort()
+// newest is the version of Landlock whose restrictions are asked for, but for
+// those of the network; an older kernel holds what it can. Files and signals are
+// one set of rules: a set without rules on files forbids what every set must
+// allow, moves to another folder.
+var newest = landlock.MustConfig(landlock.V7.HandledAccessFS, landlock.V7.Scoped).BestEffort()
 
 // confine bounds this process's files, and those of all that it starts.
 func confine(o inside.Options) error {
@@ -45,10 +47,7 @@ func confine(o inside.Options) error {
 	readOnly := append(slices.Clone(o.ReadOnly), existing(append(programFolders(o.Argv[0]), systemFolders...))...)
 	readWrite := append(slices.Clone(o.ReadWrite), existing(append(slices.Clone(sharedFolders), devices...))...)
 	rules := append(readRules(readOnly), writeRules(readWrite, abi >= 2)...)
-	if err := newest.RestrictPaths(rules...); err != nil {
-		return err
-	}
-	return newest.RestrictScoped()
+	return newest.Restrict(rules...)
 }
 
 // readRules and writeRules tell folders from files, which may not have the same
