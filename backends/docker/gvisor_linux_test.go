@@ -13,6 +13,7 @@ import (
 	"claude-runner/backends"
 	"claude-runner/backends/backendtest"
 	"claude-runner/backends/docker"
+	"claude-runner/backends/helper"
 )
 
 // A sandbox with gVisor reaches a socket of the host where the runtime's
@@ -51,24 +52,56 @@ func TestGVisorSockets(t *testing.T) {
 			}
 			dir := backendtest.OwnedDir(t, testUser())
 			greet(t, filepath.Join(dir, "s"), "hello")
-			sb, err := b.Start(t.Context(), backends.Spec{
-				Name: "dialer", Image: "tool", Pull: backends.PullNever, Argv: []string{"/tool", "dial", "/w/s"},
+			spec := backends.Spec{
+				Name: "dialer", Image: "tool", Pull: backends.PullNever, Argv: []string{"/tool", "dial", "unix", "/w/s"},
 				User: testUser(), Mounts: []backends.Mount{{Source: dir, Target: "/w"}}, Network: backends.NetworkNone,
-			})
-			if err != nil {
-				t.Fatal(err)
 			}
-			t.Cleanup(func() { stop(t, sb) })
-			out, err := io.ReadAll(sb.Stdout())
-			if err != nil {
-				t.Fatal(err)
+			if got := said(t, b, spec); (got == "hello") != reached {
+				t.Errorf("the sandbox reads %q", got)
 			}
-			if got := string(out) == "hello"; got != reached {
-				said, _ := io.ReadAll(sb.Stderr())
-				t.Errorf("the sandbox reads %q, and says %q", out, said)
+			if !reached {
+				return
+			}
+			// The sandbox's helper leads there too.
+			spec.Argv = append([]string{helper.Target, "-socket", "/w/s", "--"}, "/tool", "dial", "tcp", "$ADDRESS")
+			spec.Env = map[string]string{"ADDRESS": helper.AddressToken}
+			spec.Mounts = append(spec.Mounts, backends.Mount{Source: buildHelper(t), Target: helper.Target, ReadOnly: true})
+			if got := said(t, b, spec); got != "hello" {
+				t.Errorf("the sandbox reads %q by way of its helper", got)
 			}
 		})
 	}
+}
+
+// said runs a sandbox to its end and returns its output.
+func said(t *testing.T, b backends.Backend, spec backends.Spec) string {
+	t.Helper()
+	sb, err := b.Start(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop(t, sb)
+	out, err := io.ReadAll(sb.Stdout())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := sb.Wait(t.Context()); err != nil || exit != (backends.Exit{}) {
+		text, _ := io.ReadAll(sb.Stderr())
+		t.Logf("the sandbox ends with %+v, %v, and says %q", exit, err, text)
+	}
+	return string(out)
+}
+
+// buildHelper makes the helper's program, without the rest of claude-runner.
+func buildHelper(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(backendtest.SharedDir(t), "claude-runner-helper")
+	build := exec.Command("go", "build", "-o", path, "../helper/testdata/program")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	return path
 }
 
 // socketsArg is the argument of this version of gVisor that opens sockets of

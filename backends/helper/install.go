@@ -53,7 +53,7 @@ func install(dir string) (*Program, error) {
 	build, err := linuxBuild()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		p.missing = fmt.Errorf("containers need this program's build for Linux, and there is none: make build puts it at %s", build)
+		p.missing = fmt.Errorf("containers need this program's build for Linux, and there is none: make build puts it at %s, and so does GOOS=linux CGO_ENABLED=0 go build", build)
 	case err != nil:
 		return nil, err
 	default:

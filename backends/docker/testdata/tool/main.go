@@ -2,7 +2,7 @@
 //
 //	tool                     says which image it is and what it was given
 //	tool touch FILE          makes an empty file
-//	tool dial SOCKET         says what it is told on a unix socket
+//	tool dial NET ADDRESS    says what it is told there; an ADDRESS may be that of $ADDRESS
 //	tool count A B FILE      counts to A, waits for a file, goes on to B, and ends with code 3
 package main
 
@@ -19,8 +19,8 @@ func main() {
 	switch {
 	case len(os.Args) == 5 && os.Args[1] == "count":
 		count(number(os.Args[2]), number(os.Args[3]), os.Args[4])
-	case len(os.Args) == 3 && os.Args[1] == "dial":
-		conn, err := net.Dial("unix", os.Args[2])
+	case len(os.Args) == 4 && os.Args[1] == "dial":
+		conn, err := net.Dial(os.Args[2], os.ExpandEnv(os.Args[3]))
 		if err == nil {
 			_, err = io.Copy(os.Stdout, conn)
 		}
