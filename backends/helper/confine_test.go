@@ -17,7 +17,7 @@ import (
 // needLandlock skips the test where the kernel has none.
 func needLandlock(t testing.TB) {
 	t.Helper()
-	abi, err := helper.LandlockABI()
+	abi, err := helper.LandlockSupported()
 	if err != nil {
 		t.Skip(err)
 	}
@@ -133,7 +133,7 @@ func TestConfinement(t *testing.T) {
 		"signals to other processes": fmt.Sprintf(`kill -0 %d`, sleeper.Process.Pid),
 	} {
 		t.Run("refuses "+what, func(t *testing.T) {
-			if abi, _ := helper.LandlockABI(); abi < 6 && strings.Contains(what, "signals") || abi < 3 && what == "truncating" {
+			if abi, _ := helper.LandlockSupported(); abi < 6 && strings.Contains(what, "signals") || abi < 3 && what == "truncating" {
 				t.Skipf("not held by Landlock ABI %d", abi)
 			}
 			if out, _, status := c.script(t, script); status == 0 {
@@ -159,6 +159,29 @@ func TestConfinement(t *testing.T) {
 			t.Errorf("status %#x, stdout %q, stderr %q", status, out, errs)
 		}
 	})
+}
+
+func TestExposes(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink("/srv", link); err != nil {
+		t.Fatal(err)
+	}
+	c := helper.Confinement{ReadWrite: []string{"/srv/data/sessions/a/workspace"}, ReadOnly: []string{link + "/data/templates"}}
+	for path, want := range map[string]string{
+		"/srv/data":                        "",
+		"/srv/data/runner.db":              "",
+		"/srv/data/sessions/b/workspace":   "",
+		"/srv/data/sessions/a/workspace/x": "/srv/data/sessions/a/workspace",
+		"/srv/data/templates/x":            link + "/data/templates",
+		"/opt/claude-runner/data":          "/opt",
+		"/usr/../opt/data":                 "/opt",
+		"/tmp/data":                        "/tmp",
+		"/tmpx/data":                       "",
+	} {
+		if got := c.Exposes(path); got != want {
+			t.Errorf("%s is exposed by %q, want %q", path, got, want)
+		}
+	}
 }
 
 // TestConfinedCLI has the real agent write and run things in its workspace and

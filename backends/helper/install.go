@@ -38,6 +38,9 @@ func install(dir string) (*Program, error) {
 	if err := makeFolder(dir); err != nil {
 		return nil, err
 	}
+	if err := checkExecutable(dir); err != nil {
+		return nil, err
+	}
 	own, err := ownProgram()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
