@@ -29,8 +29,12 @@ help:
 demo: build cli ## start the example on the best backend that is there, run two tasks, clean up
 	./examples/support-agent/demo.sh
 
+GO_BUILD = go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+
+# Where the host is no Linux, containers are given this program's build for Linux, as their helper.
 build: ## build bin/claude-runner
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/claude-runner ./cmd/claude-runner
+	CGO_ENABLED=0 $(GO_BUILD) -o bin/claude-runner ./cmd/claude-runner
+	@[ "$$(go env GOOS)" = linux ] || { set -ex; CGO_ENABLED=0 GOOS=linux $(GO_BUILD) -o bin/claude-runner-linux-$$(go env GOARCH) ./cmd/claude-runner; }
 
 test: cli ## run all tests; engines that are missing are skipped unless REQUIRE_BACKENDS=docker,podman,local names them
 	CLAUDE_RUNNER_TEST_CLI=$(CLAUDE_RUNNER_TEST_CLI) go test -race -timeout $(TIMEOUT) -count $(COUNT) $(if $(RUN),-run '$(RUN)') $(PKG)

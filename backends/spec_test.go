@@ -2,6 +2,9 @@ package backends_test
 
 import (
 	"errors"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -64,5 +67,37 @@ func TestSpecValidateHidesValues(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 		s.Argv = s.Argv[:1]
+	}
+}
+
+func TestMountCheckSource(t *testing.T) {
+	dir := t.TempDir()
+	file, socket := filepath.Join(dir, "file"), filepath.Join(dir, "s")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for what, c := range map[string]struct {
+		mount backends.Mount
+		want  string // in the error; "": there is none
+	}{
+		"a folder":                     {backends.Mount{Source: dir}, ""},
+		"a folder, read-only":          {backends.Mount{Source: dir, ReadOnly: true}, ""},
+		"a file, read-only":            {backends.Mount{Source: file, ReadOnly: true}, ""},
+		"a file":                       {backends.Mount{Source: file}, "read-only"},
+		"nothing":                      {backends.Mount{Source: filepath.Join(dir, "none")}, "no such"},
+		"something below a file":       {backends.Mount{Source: filepath.Join(file, "x")}, file},
+		"what is neither file, folder": {backends.Mount{Source: socket, ReadOnly: true}, "neither"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			err := c.mount.CheckSource()
+			if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, backends.ErrInvalidSpec) || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("error %v, want %q", err, c.want)
+			}
+		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,20 +46,36 @@ func TestCheck(t *testing.T) {
 		runtime   string
 		edit      func(*system.Info)
 		isolation backends.Isolation
+		noSockets bool
 		enforced  backends.EnforcedLimits
 		fixedUser *backends.User
 		notes     []string // a part of each
 	}{
 		"ordinary": {isolation: backends.IsolationContainer, enforced: all},
 		"gVisor as a program": {
-			runtime: "gvisor", isolation: backends.IsolationUserspace, enforced: gvisor, notes: []string{"gVisor"},
+			runtime: "gvisor", isolation: backends.IsolationUserspace, enforced: gvisor, noSockets: true, notes: []string{"--host-uds=open", "gVisor"},
 		},
 		"gVisor as a shim": {
-			runtime: "shim", isolation: backends.IsolationUserspace, enforced: gvisor, notes: []string{"gVisor"},
+			runtime: "shim", isolation: backends.IsolationUserspace, enforced: gvisor, noSockets: true, notes: []string{"--host-uds=open", "gVisor"},
 		},
 		"gVisor by default": {
 			edit:      func(i *system.Info) { i.DefaultRuntime = "shim" },
+			isolation: backends.IsolationUserspace, enforced: gvisor, noSockets: true, notes: []string{"--host-uds=open", "gVisor"},
+		},
+		"gVisor that lets sandboxes reach sockets": {
+			runtime: "gvisor",
+			edit: func(i *system.Info) {
+				i.Runtimes["gvisor"] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: "runsc", Args: []string{"--platform=kvm", "--host-uds=open"}}}
+			},
 			isolation: backends.IsolationUserspace, enforced: gvisor, notes: []string{"gVisor"},
+		},
+		"Docker Desktop": {
+			edit:      func(i *system.Info) { i.OperatingSystem = "Docker Desktop" },
+			isolation: backends.IsolationContainer, enforced: all, noSockets: true,
+		},
+		"SELinux": {
+			edit:      func(i *system.Info) { i.SecurityOptions = append(i.SecurityOptions, "name=selinux") },
+			isolation: backends.IsolationContainer, enforced: all, noSockets: true, notes: []string{"SELinux"},
 		},
 		"no swap limit": {
 			edit:      func(i *system.Info) { i.SwapLimit = false },
@@ -91,6 +108,9 @@ func TestCheck(t *testing.T) {
 			caps := b.Capabilities()
 			if caps.Isolation != c.isolation || status.Version != info.ServerVersion {
 				t.Errorf("isolation %s, version %s", caps.Isolation, status.Version)
+			}
+			if want := !c.noSockets && runtime.GOOS == "linux"; caps.Sockets != want {
+				t.Errorf("Sockets is %v, want %v", caps.Sockets, want)
 			}
 			if diff := cmp.Diff(c.enforced, caps.Enforced); diff != "" {
 				t.Errorf("limits (-want +got):\n%s", diff)

@@ -15,6 +15,22 @@ import (
 	"claude-runner/backends/helper"
 )
 
+// TestStartsFirst holds the helper's start against what makes it slow: packages
+// of the program that are initialised before it.
+func TestStartsFirst(t *testing.T) {
+	cmd := exec.Command(build(t, runtime.GOOS), "--", "true")
+	cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+	_, trace, status := run(t, cmd)
+	if status != 0 || !strings.Contains(trace, "init os ") {
+		t.Fatalf("status %#x, trace %q", status, trace)
+	}
+	for _, late := range []string{"init net ", "init regexp ", "init claude-runner/backends ", "landlock"} {
+		if strings.Contains(trace, late) {
+			t.Errorf("%q comes before the helper", late)
+		}
+	}
+}
+
 func TestExit(t *testing.T) {
 	for _, code := range []int{0, 1, 3, 255} {
 		if _, errs, status := run(t, command(t, helper.Options{}, fmt.Sprintf("exit %d", code))); status != syscall.WaitStatus(code<<8) || errs != "" {

@@ -41,7 +41,7 @@ type Options struct {
 	Socket string
 
 	// Confine bounds the agent's files by Landlock, where the backend does not
-	// itself (Capabilities.Images is false) and the kernel can (LandlockABI).
+	// itself (Capabilities.Images is false) and the kernel can (LandlockSupported).
 	// Nil: it does not.
 	Confine *Confinement
 }

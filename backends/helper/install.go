@@ -38,6 +38,9 @@ func install(dir string) (*Program, error) {
 	if err := makeFolder(dir); err != nil {
 		return nil, err
 	}
+	if err := checkExecutable(dir); err != nil {
+		return nil, err
+	}
 	own, err := ownProgram()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
@@ -53,7 +56,7 @@ func install(dir string) (*Program, error) {
 	build, err := linuxBuild()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		p.missing = fmt.Errorf("containers need this program's build for Linux, and there is none: make build puts it at %s", build)
+		p.missing = fmt.Errorf("containers need this program's build for Linux, and there is none: make build puts it at %s, and so does GOOS=linux CGO_ENABLED=0 go build", build)
 	case err != nil:
 		return nil, err
 	default:

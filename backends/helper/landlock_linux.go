@@ -12,10 +12,10 @@ import (
 	"claude-runner/backends/helper/inside"
 )
 
-// LandlockABI returns the version of Landlock that the kernel has, above zero,
+// LandlockSupported returns the version of Landlock that the kernel has, above zero,
 // or why it has none. From version 3 on files are held whole (truncation too),
 // from 6 on signals.
-func LandlockABI() (int, error) {
+func LandlockSupported() (int, error) {
 	v, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	switch errno {
 	case 0:
@@ -28,27 +28,22 @@ func LandlockABI() (int, error) {
 	return 0, fmt.Errorf("ask the kernel for Landlock: %w", errno)
 }
 
-// ownProgram is where this process's program can be read, also where the file
-// has been replaced.
-func ownProgram() (string, error) { return "/proc/self/exe", nil }
-
-// newest is the version of Landlock whose restrictions are asked for. An older
-// kernel holds what it can.
-var newest = landlock.V7.BestEffort()
+// newest is the version of Landlock whose restrictions are asked for, but for
+// those of the network; an older kernel holds what it can. Files and signals are
+// one set of rules: a set without rules on files forbids what every set must
+// allow, moves to another folder.
+var newest = landlock.MustConfig(landlock.V7.HandledAccessFS, landlock.V7.Scoped).BestEffort()
 
 // confine bounds this process's files, and those of all that it starts.
 func confine(o inside.Options) error {
-	abi, err := LandlockABI()
+	abi, err := LandlockSupported()
 	if err != nil {
 		return err
 	}
 	readOnly := append(slices.Clone(o.ReadOnly), existing(append(programFolders(o.Argv[0]), systemFolders...))...)
 	readWrite := append(slices.Clone(o.ReadWrite), existing(append(slices.Clone(sharedFolders), devices...))...)
 	rules := append(readRules(readOnly), writeRules(readWrite, abi >= 2)...)
-	if err := newest.RestrictPaths(rules...); err != nil {
-		return err
-	}
-	return newest.RestrictScoped()
+	return newest.Restrict(rules...)
 }
 
 // readRules and writeRules tell folders from files, which may not have the same

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -30,10 +31,9 @@ var nobody = backends.User{UID: 10001, GID: 10001}
 
 // TestSandboxes has the helper in front of what runs in real sandboxes.
 func TestSandboxes(t *testing.T) {
-	program := build(t)
 	for name, kind := range map[string]backends.Kind{"docker": docker.Kind(), "podman": podman.Kind(), "local": local.Kind()} {
 		t.Run(name, func(t *testing.T) {
-			s := newSandboxes(t, name, kind, program)
+			s := newSandboxes(t, name, kind)
 			for what, run := range map[string]func(*testing.T, *sandboxes){
 				"the proxy's variable leads to the gateway": throughProxy,
 				"the end is the agent's own":                ends,
@@ -52,7 +52,7 @@ func TestSandboxes(t *testing.T) {
 }
 
 func BenchmarkStart(b *testing.B) {
-	program := build(b)
+	program := build(b, runtime.GOOS)
 	for b.Loop() {
 		if err := exec.Command(program, "-socket", "/no/such/socket", "--", "/bin/true").Run(); err != nil {
 			b.Fatal(err)
@@ -60,12 +60,13 @@ func BenchmarkStart(b *testing.B) {
 	}
 }
 
-// build makes a helper that runs in any image, where every user can reach it.
-func build(t testing.TB) string {
+// build makes a helper for a system, where every user can reach it. That for
+// Linux runs in any image.
+func build(t testing.TB, system string) string {
 	t.Helper()
 	path := filepath.Join(backendtest.SharedDir(t), "claude-runner-helper")
 	cmd := exec.Command("go", "build", "-o", path, "./testdata/program")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOFLAGS=")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the helper: %v\n%s", err, out)
 	}
@@ -81,7 +82,7 @@ type sandboxes struct {
 	count   int
 }
 
-func newSandboxes(t *testing.T, name string, kind backends.Kind, program string) *sandboxes {
+func newSandboxes(t *testing.T, name string, kind backends.Kind) *sandboxes {
 	t.Helper()
 	b, err := kind.New(kind.NewConfig(), backends.Options{
 		Name: name, Instance: fmt.Sprint("helpertest-", os.Getpid()), StateDir: filepath.Join(t.TempDir(), "state"), User: nobody,
@@ -93,7 +94,12 @@ func newSandboxes(t *testing.T, name string, kind backends.Kind, program string)
 	t.Cleanup(func() { _ = b.Close() })
 	_, err = b.Check(t.Context())
 	backendtest.Require(t, name, err)
-	s := &sandboxes{backend: b, caps: b.Capabilities(), user: nobody, helper: helper.At(program)}
+	s := &sandboxes{backend: b, caps: b.Capabilities(), user: nobody}
+	system := runtime.GOOS
+	if s.caps.Images {
+		system = "linux"
+	}
+	s.helper = helper.At(build(t, system))
 	if s.caps.FixedUser != nil {
 		s.user = *s.caps.FixedUser
 	} else if uid := os.Geteuid(); uid != 0 {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -86,11 +85,11 @@ func Find(name, path string) (string, error) {
 		return name, nil // the system's word on it is as good
 	}
 	var closed string
-	for _, dir := range filepath.SplitList(path) {
-		p := filepath.Join(dir, name)
-		if dir == "" || !strings.Contains(p, "/") {
-			p = "./" + p
+	for dir := range strings.SplitSeq(path, ":") {
+		if dir == "" {
+			dir = "."
 		}
+		p := dir + "/" + name
 		info, err := os.Stat(p)
 		switch {
 		case err != nil || !info.Mode().IsRegular():

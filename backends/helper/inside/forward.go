@@ -2,8 +2,6 @@ package inside
 
 import (
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -21,22 +19,22 @@ const (
 	lastWait  = 250 * time.Millisecond
 )
 
-// listen opens the loopback port that leads to the socket, for as long as the
-// process lives, and returns its address.
-func listen(socket string) (string, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+// listen opens the loopback port that leads to the gateway's socket, for as long
+// as the process lives, and returns its address.
+func listen(gateway string) (string, error) {
+	l, address, err := listenLoopback()
 	if err != nil {
 		return "", fmt.Errorf("listen on the sandbox's loopback: %w", err)
 	}
-	f := &forwarder{listener: l, socket: socket, slots: make(chan struct{}, maxConnections)}
+	f := &forwarder{listener: l, gateway: gateway, slots: make(chan struct{}, maxConnections)}
 	go f.serve()
-	return l.Addr().String(), nil
+	return address, nil
 }
 
 // forwarder joins connections to the gateway's socket.
 type forwarder struct {
-	listener net.Listener
-	socket   string
+	listener *os.File
+	gateway  string        // its socket's path
 	slots    chan struct{} // one is taken by each connection
 	missed   atomic.Bool   // that the gateway was not there has been said
 }
@@ -44,7 +42,7 @@ type forwarder struct {
 func (f *forwarder) serve() {
 	for {
 		f.slots <- struct{}{}
-		conn, err := f.listener.Accept()
+		conn, err := accept(f.listener)
 		if err != nil { // of too many open files, which passes
 			<-f.slots
 			time.Sleep(lastWait)
@@ -52,14 +50,14 @@ func (f *forwarder) serve() {
 		}
 		go func() {
 			defer func() { <-f.slots }()
-			f.forward(conn.(*net.TCPConn))
+			f.forward(conn)
 		}()
 	}
 }
 
 // forward carries bytes between conn and the gateway until both sides have
 // ended, or one has failed.
-func (f *forwarder) forward(conn *net.TCPConn) {
+func (f *forwarder) forward(conn socket) {
 	defer conn.Close()
 	gateway, err := f.dial()
 	if err != nil {
@@ -77,10 +75,10 @@ func (f *forwarder) forward(conn *net.TCPConn) {
 }
 
 // dial connects to the gateway, or waits until it can.
-func (f *forwarder) dial() (*net.UnixConn, error) {
+func (f *forwarder) dial() (socket, error) {
 	deadline := time.Now().Add(patience)
 	for wait := firstWait; ; wait = min(2*wait, lastWait) {
-		conn, err := dialUnix(f.socket)
+		conn, err := dialUnix(f.gateway)
 		if err == nil || time.Now().Add(wait).After(deadline) {
 			return conn, err
 		}
@@ -88,18 +86,12 @@ func (f *forwarder) dial() (*net.UnixConn, error) {
 	}
 }
 
-// stream is one side of a forwarded connection.
-type stream interface {
-	io.ReadWriteCloser
-	CloseWrite() error
-}
-
 // carry copies to the end of one direction and passes that end on. Where it
 // fails, the connection as a whole has.
-func carry(to, from stream) {
-	_, err := io.Copy(to, from)
+func carry(to, from socket) {
+	err := from.copyTo(to)
 	if err == nil {
-		err = to.CloseWrite()
+		err = to.closeWrite()
 	}
 	if err != nil {
 		_ = to.Close()

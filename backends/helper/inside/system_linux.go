@@ -1,10 +1,9 @@
 package inside
 
 import (
-	"fmt"
-	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 	"unsafe"
@@ -13,17 +12,18 @@ import (
 // maxSocketPath is the length that a unix socket's path may have.
 const maxSocketPath = 107
 
-// dialUnix connects to a socket, however long its path is.
-func dialUnix(path string) (*net.UnixConn, error) {
-	if len(path) > maxSocketPath {
-		folder, err := os.Open(filepath.Dir(path))
-		if err != nil {
-			return nil, err
-		}
-		defer folder.Close()
-		path = fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(path))
+// withShortPath calls use with a path of the same file that a unix socket can
+// have.
+func withShortPath(path string, use func(string) error) error {
+	if len(path) <= maxSocketPath {
+		return use(path)
 	}
-	return net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	return use("/proc/self/fd/" + strconv.Itoa(int(folder.Fd())) + "/" + filepath.Base(path))
 }
 
 // prSetChildSubreaper is PR_SET_CHILD_SUBREAPER of prctl(2).

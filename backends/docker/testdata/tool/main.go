@@ -2,11 +2,14 @@
 //
 //	tool                     says which image it is and what it was given
 //	tool touch FILE          makes an empty file
+//	tool dial NET ADDRESS    says what it is told there; an ADDRESS may be that of $ADDRESS
 //	tool count A B FILE      counts to A, waits for a file, goes on to B, and ends with code 3
 package main
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"strconv"
 	"time"
@@ -16,6 +19,15 @@ func main() {
 	switch {
 	case len(os.Args) == 5 && os.Args[1] == "count":
 		count(number(os.Args[2]), number(os.Args[3]), os.Args[4])
+	case len(os.Args) == 4 && os.Args[1] == "dial":
+		conn, err := net.Dial(os.Args[2], os.ExpandEnv(os.Args[3]))
+		if err == nil {
+			_, err = io.Copy(os.Stdout, conn)
+		}
+		if err != nil {
+			fail(err)
+		}
+		return
 	case len(os.Args) == 3 && os.Args[1] == "touch":
 		if err := os.WriteFile(os.Args[2], nil, 0o644); err != nil {
 			fail(err)
