@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"regexp"
@@ -107,12 +106,6 @@ func SecretID(secret string) string {
 	return m[1]
 }
 
-// fingerprint names a secret without telling it.
-func fingerprint(secret string) string {
-	sum := sha256.Sum256([]byte(secret))
-	return hex.EncodeToString(sum[:8])
-}
-
 // KeyUse is that a key was used.
 type KeyUse struct {
 	ID string
@@ -124,6 +117,8 @@ type CallerStore interface {
 	// CreateAPIKey writes a key and its line in the audit; ErrNameTaken where
 	// another one that is not revoked has its name.
 	CreateAPIKey(ctx context.Context, k APIKey, audit AuditEntry) error
+	// APIKey returns one, or ErrNotFound.
+	APIKey(ctx context.Context, id string) (APIKey, error)
 	// APIKeys returns all, revoked ones included, by name and age.
 	APIKeys(ctx context.Context) ([]APIKey, error)
 	// RevokeAPIKey ends the key with that id, or the one that is not revoked

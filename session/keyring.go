@@ -4,13 +4,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Keyring knows the API keys of the store. Who makes or revokes one there, this
-// process or another, is noticed within KeyringAge.
+// Keyring knows the API keys of the store. One that is made there, by this
+// process or another, is known at once, and one that is revoked within KeyringAge.
 type Keyring struct {
 	store CallerStore
 	used  func(KeyUse) // writes down that a key was used
@@ -24,13 +25,8 @@ type Keyring struct {
 // KeyringAge is how old what a Keyring knows may be.
 const KeyringAge = time.Second
 
-const (
-	// unknownAge is KeyringAge for a key that is not known: it may have been made
-	// a moment ago.
-	unknownAge = 20 * time.Millisecond
-	// useInterval is how often a key's use is written down.
-	useInterval = 30 * time.Second
-)
+// useInterval is how often a key's use is written down.
+const useInterval = 30 * time.Second
 
 // ring is the keys as they were at a moment.
 type ring struct {
@@ -113,11 +109,16 @@ func (k *Keyring) get(ctx context.Context, id string) (APIKey, bool, error) {
 	if key, ok := r.byID[id]; ok {
 		return key, true, nil
 	}
-	if r, err = k.current(ctx, unknownAge); err != nil {
-		return APIKey{}, false, err
+	// It may have been made a moment ago.
+	key, err := k.store.APIKey(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return APIKey{}, false, nil
 	}
-	key, ok := r.byID[id]
-	return key, ok, nil
+	if err != nil {
+		return APIKey{}, false, storageError("read API key", err)
+	}
+	_, err = k.current(ctx, 0)
+	return key, true, err
 }
 
 // last returns the key with an id as it was last read, without reading.

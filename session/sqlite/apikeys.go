@@ -43,6 +43,12 @@ func (s *Store) CreateAPIKey(ctx context.Context, k session.APIKey, audit sessio
 	})
 }
 
+// APIKey returns one key, or session.ErrNotFound.
+func (s *Store) APIKey(ctx context.Context, id string) (session.APIKey, error) {
+	k, err := scanAPIKey(s.read.QueryRowContext(ctx, `SELECT `+apiKeyColumns+` FROM api_keys WHERE id = ?`, id))
+	return k, found(err)
+}
+
 // APIKeys returns all keys, by name and age.
 func (s *Store) APIKeys(ctx context.Context) ([]session.APIKey, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT `+apiKeyColumns+` FROM api_keys ORDER BY name, created_at, id`)
