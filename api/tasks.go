@@ -159,10 +159,12 @@ func (s *Server) cancelTask(c *fiber.Ctx) error {
 		return err
 	}
 	task, err := s.view(c).CancelTask(s.root, id)
+	if task.ID != "" {
+		recordOf(c).concerns(task)
+	}
 	if err != nil {
 		return err
 	}
-	recordOf(c).concerns(task)
 	return c.JSON(viewTask(task))
 }
 
