@@ -63,6 +63,12 @@ BEGIN
 END;
 -- +goose StatementEnd
 -- +goose StatementBegin
+CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq)
+BEGIN
+    SELECT RAISE(ABORT, 'the audit is append-only');
+END;
+-- +goose StatementEnd
+-- +goose StatementBegin
 CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit
 BEGIN
     SELECT RAISE(ABORT, 'the audit is append-only');
