@@ -1,8 +1,8 @@
 package api
 
 import (
+	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,21 +16,27 @@ import (
 	"claude-runner/session"
 )
 
-// access decides who may call. Programs need an API key, where there are any.
+// access decides who may call. Programs need an API key, where there are any
+// (see identify).
 // Web pages are another matter: a page of any site can send requests to a
 // runner on its visitor's laptop, so only pages of this host, and those that
 // the configuration names, may.
 type access struct {
-	keys    [][sha256.Size]byte
+	keys    []configKey
+	ring    *session.Keyring
+	secret  []byte          // signs stream tokens
 	every   bool            // every page may call
 	origins map[string]bool // of pages that may call
 	hosts   map[string]bool // of those origins
 }
 
-func newAccess(keys []agent.Secret, origins []string) access {
-	a := access{origins: map[string]bool{}, hosts: map[string]bool{}}
-	for _, k := range keys {
-		a.keys = append(a.keys, sha256.Sum256([]byte(k.Reveal())))
+func newAccess(manager *session.Manager, keys []agent.Secret, origins []string) *access {
+	a := &access{
+		ring: manager.Keys(), secret: manager.StreamSecret(),
+		origins: map[string]bool{}, hosts: map[string]bool{},
+	}
+	for i, k := range keys {
+		a.keys = append(a.keys, configKey{sha256.Sum256([]byte(k.Reveal())), fmt.Sprintf("server.api_keys[%d]", i)})
 	}
 	for _, o := range origins {
 		o = strings.ToLower(strings.TrimSuffix(o, "/"))
@@ -43,30 +49,13 @@ func newAccess(keys []agent.Secret, origins []string) access {
 	return a
 }
 
-// authenticate asks for an API key, where there are any.
-func (a access) authenticate(c *fiber.Ctx) error {
-	if len(a.keys) == 0 {
-		return c.Next()
-	}
-	scheme, token, _ := strings.Cut(c.Get(fiber.HeaderAuthorization), " ")
-	sum := sha256.Sum256([]byte(strings.TrimSpace(token)))
-	known := 0
-	for _, k := range a.keys {
-		known |= subtle.ConstantTimeCompare(sum[:], k[:])
-	}
-	if !strings.EqualFold(scheme, "Bearer") || known == 0 {
-		return &session.Error{Code: CodeUnauthorized, Message: "send the header 'Authorization: Bearer KEY' with one of the keys in server.api_keys"}
-	}
-	return c.Next()
-}
-
 // checkOrigin refuses web pages that may not call.
 //
 // A browser names the page's origin in every request that could change
 // something. It does not when it reads from what it takes for the page's own
 // server, which is this one when the page's owner has pointed his domain to
 // this machine (DNS rebinding); the Host header then still names the domain.
-func (a access) checkOrigin(c *fiber.Ctx) error {
+func (a *access) checkOrigin(c *fiber.Ctx) error {
 	host := strings.ToLower(string(c.Request().Header.Host()))
 	if onLoopback(c.Context().LocalAddr()) && !a.trustsHost(hostname(host)) {
 		return &session.Error{Code: CodeHost, Message: fmt.Sprintf(
@@ -81,13 +70,13 @@ func (a access) checkOrigin(c *fiber.Ctx) error {
 }
 
 // trustsHost reports whether a request to this computer may call it by name.
-func (a access) trustsHost(name string) bool {
-	return len(a.keys) > 0 || a.every || a.hosts[name] || !canRebind(name)
+func (a *access) trustsHost(name string) bool {
+	return a.every || a.hosts[name] || !canRebind(name) || a.asksSurely()
 }
 
 // allowsOrigin reports whether pages of origin may call, by the configuration
 // or because they are this computer's own.
-func (a access) allowsOrigin(origin string) bool {
+func (a *access) allowsOrigin(origin string) bool {
 	if a.every || a.origins[origin] {
 		return true
 	}
@@ -97,13 +86,19 @@ func (a access) allowsOrigin(origin string) bool {
 
 // sameHost reports whether the page comes from the server that it calls, and
 // that can be trusted: because a key is asked for, or because of the name.
-func (a access) sameHost(origin, host string) bool {
+func (a *access) sameHost(origin, host string) bool {
 	u, err := url.Parse(origin)
-	return err == nil && u.Host != "" && u.Host == host && (len(a.keys) > 0 || !canRebind(u.Hostname()))
+	return err == nil && u.Host != "" && u.Host == host && (!canRebind(u.Hostname()) || a.asksSurely())
+}
+
+// asksSurely is asks, and false where that is not known.
+func (a *access) asksSurely() bool {
+	asks, err := a.asks(context.Background())
+	return err == nil && asks
 }
 
 // cors tells browsers which pages may read the answers.
-func (a access) cors() fiber.Handler {
+func (a *access) cors() fiber.Handler {
 	return cors.New(cors.Config{
 		AllowOriginsFunc: a.allowsOrigin,
 		AllowMethods:     "GET,POST,PATCH,DELETE",

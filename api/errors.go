@@ -17,6 +17,7 @@ import (
 // The codes of this package's own errors.
 const (
 	CodeUnauthorized session.Code = "unauthorized"
+	CodeForbidden    session.Code = "forbidden" // the key lacks a scope
 	CodeOrigin       session.Code = "origin_not_allowed"
 	CodeHost         session.Code = "host_not_allowed"
 	CodeNoRoute      session.Code = "route_not_found"
@@ -43,6 +44,8 @@ var statuses = map[session.Code]int{
 	session.CodeKeyReused:      http.StatusUnprocessableEntity,
 	session.CodeBudget:         http.StatusPaymentRequired,
 	session.CodeQueueFull:      http.StatusTooManyRequests,
+	session.CodeRateLimited:    http.StatusTooManyRequests,
+	session.CodeForeign:        http.StatusForbidden,
 	session.CodeShuttingDown:   http.StatusServiceUnavailable,
 	session.CodeInterrupted:    http.StatusServiceUnavailable, // the same task again may do
 	session.CodeNoCredentials:  http.StatusServiceUnavailable,
@@ -70,6 +73,7 @@ var statuses = map[session.Code]int{
 	session.Code(agent.CodeAgentFailed):      http.StatusBadGateway,
 
 	CodeUnauthorized: http.StatusUnauthorized,
+	CodeForbidden:    http.StatusForbidden,
 	CodeOrigin:       http.StatusForbidden,
 	CodeHost:         http.StatusForbidden,
 	CodeNoRoute:      http.StatusNotFound,

@@ -49,7 +49,7 @@ func (s *Server) events(c *fiber.Ctx) error {
 			return invalid("limit", "want a whole number from 1 to %d, got %q", maxEvents, shown(q.Get("limit")))
 		}
 	}
-	records, err := s.manager.EventsAfter(s.root, id, after, limit+1)
+	records, err := s.view(c).EventsAfter(s.root, id, after, limit+1)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (s *Server) usage(c *fiber.Ctx) error {
 			return invalid(name, "want a day such as 2026-01-31, or a time such as 2026-01-31T08:00:00Z, got %q", shown(q.Get(name)))
 		}
 	}
-	sums, err := s.manager.Usage(s.root, uq)
+	sums, err := s.view(c).Usage(s.root, uq)
 	if err != nil {
 		return err
 	}

@@ -33,8 +33,8 @@ type resyncView struct {
 }
 
 // openCursor returns a cursor where a client wants its stream to begin.
-func (s *Server) openCursor(ctx context.Context, sessionID string, after int64) (*session.Cursor, error) {
-	events := s.manager.Events()
+func (s *Server) openCursor(ctx context.Context, who caller, sessionID string, after int64) (*session.Reader, error) {
+	events := s.manager.View(who.Caller)
 	cursor, err := events.Read(ctx, sessionID, session.Live)
 	if err != nil || after == session.Live {
 		return cursor, err
@@ -50,8 +50,8 @@ func (s *Server) openCursor(ctx context.Context, sessionID string, after int64) 
 // follow greets a client and sends it the session's events until something ends
 // the stream, and returns what. The cursor stands before the client is told that
 // it is connected: what happens from then on is sent.
-func (s *Server) follow(ctx context.Context, cursor *session.Cursor, sessionID string, f follower) error {
-	if err := s.greet(ctx, cursor.After(), sessionID, f); err != nil {
+func (s *Server) follow(ctx context.Context, who caller, cursor *session.Reader, sessionID string, f follower) error {
+	if err := s.greet(ctx, who, cursor.After(), sessionID, f); err != nil {
 		return err
 	}
 	ping := time.Now().Add(s.opts.StreamPing)
@@ -59,6 +59,10 @@ func (s *Server) follow(ctx context.Context, cursor *session.Cursor, sessionID s
 		until, cancel := context.WithDeadlineCause(ctx, ping, errPingDue)
 		records, err := cursor.Next(until)
 		cancel()
+		// The key may have been revoked meanwhile.
+		if _, err := s.access.holder(ctx, who.bound); err != nil {
+			return err
+		}
 		if gap, ok := errors.AsType[*session.GapError](err); ok {
 			err = tell(f, resyncView{Type: eventResync, Time: time.Now().UTC(), SessionID: sessionID, Seq: gap.First})
 		}
@@ -91,8 +95,8 @@ func send(f follower, records []session.Record) error {
 }
 
 // greet tells a client that it is connected, and where the session stands.
-func (s *Server) greet(ctx context.Context, seq int64, sessionID string, f follower) error {
-	state, err := s.manager.Session(ctx, sessionID)
+func (s *Server) greet(ctx context.Context, who caller, seq int64, sessionID string, f follower) error {
+	state, err := s.manager.View(who.Caller).Session(ctx, sessionID)
 	if err != nil && session.CodeOf(err) != session.CodeNoSession {
 		return err
 	}

@@ -21,6 +21,8 @@ type key string
 const (
 	keyRequestID key = "request id"
 	keyBody      key = "body"
+	keyCaller    key = "caller"
+	keyRecord    key = "record"
 )
 
 // requestID returns the request's id: the client's own in X-Request-Id where

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
-	"github.com/gofiber/fiber/v2/middleware/adaptor"
 	recovery "github.com/gofiber/fiber/v2/middleware/recover"
 	"github.com/valyala/fasthttp"
 
@@ -55,7 +54,7 @@ type Server struct {
 	manager *session.Manager
 	log     *slog.Logger
 	app     *fiber.App
-	access  access
+	access  *access
 	started time.Time
 
 	root   context.Context // every request's: a client's leaving ends nothing
@@ -98,7 +97,7 @@ func New(opts Options) *Server {
 	}
 	s := &Server{
 		opts: opts, manager: opts.Manager, log: opts.Log, started: time.Now(),
-		access: newAccess(opts.APIKeys, opts.CORSOrigins),
+		access: newAccess(opts.Manager, opts.APIKeys, opts.CORSOrigins),
 	}
 	s.root, s.cancel = context.WithCancelCause(context.Background())
 	s.app = fiber.New(fiber.Config{
@@ -130,33 +129,7 @@ func New(opts Options) *Server {
 func (s *Server) route() {
 	s.app.Use(s.observe, recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: s.panicked}))
 	s.app.Use(s.access.checkOrigin, s.access.cors())
-	s.app.Get("/health", s.health)
-	s.app.Get("/livez", s.alive)
-	s.app.Get("/readyz", s.ready)
-	s.app.Get("/openapi.yaml", s.openapi)
-	s.app.Get("/docs", s.docs)
-	s.app.Use(s.access.authenticate)
-
-	s.app.Post("/task", s.submit)
-	s.app.Get("/tasks", s.tasks)
-	s.app.Get("/task/:taskId", s.task)
-	s.app.Delete("/task/:taskId", s.cancelTask)
-	s.app.Post("/task/:sessionId/abort", s.abort)
-
-	s.app.Get("/sessions", s.sessions)
-	s.app.Get("/session/:sessionId", s.session)
-	s.app.Patch("/session/:sessionId", s.changeSession)
-	s.app.Delete("/session/:sessionId", s.deleteSession)
-	s.app.Post("/session/:sessionId/reset", s.resetSession)
-	s.app.Get("/session/:sessionId/events", s.events)
-	s.app.Get("/stream/:sessionId", s.stream)
-	s.app.Get("/usage", s.usage)
-
-	s.app.Get("/agents", s.agents)
-	s.app.Get("/backends", s.backends)
-	if s.opts.Metrics != nil {
-		s.app.Get("/metrics", adaptor.HTTPHandler(s.opts.Metrics))
-	}
+	s.register()
 }
 
 // knownMethods answers a method that HTTP does not have, which fiber would do

@@ -11,7 +11,7 @@ import (
 
 // sessions answers GET /sessions, the last used first.
 func (s *Server) sessions(c *fiber.Ctx) error {
-	all, err := s.manager.Sessions(s.root)
+	all, err := s.view(c).Sessions(s.root)
 	if err != nil {
 		return err
 	}
@@ -28,7 +28,7 @@ func (s *Server) session(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	state, err := s.manager.Session(s.root, id)
+	state, err := s.view(c).Session(s.root, id)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (s *Server) deleteSession(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if err := s.manager.Delete(s.root, id); err != nil {
+	if err := s.view(c).Delete(s.root, id); err != nil {
 		return err
 	}
 	return c.JSON(fiber.Map{"sessionId": id, "deleted": id})
@@ -74,7 +74,7 @@ func (s *Server) resetSession(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if err := s.manager.Reset(s.root, id); err != nil {
+	if err := s.view(c).Reset(s.root, id); err != nil {
 		return err
 	}
 	return c.JSON(fiber.Map{"sessionId": id, "reset": true})
@@ -82,7 +82,7 @@ func (s *Server) resetSession(c *fiber.Ctx) error {
 
 // agents answers GET /agents, by name.
 func (s *Server) agents(c *fiber.Ctx) error {
-	profiles := s.manager.Profiles()
+	profiles := s.view(c).Profiles()
 	views := []agentView{}
 	for _, name := range slices.Sorted(maps.Keys(profiles.ByName)) {
 		views = append(views, viewAgent(name, profiles.ByName[name], name == profiles.Default))

@@ -21,7 +21,7 @@ func acceptsEvents(c *fiber.Ctx) bool {
 
 // sendEvents answers with server-sent events. Each has its seq as its id, which
 // the client sends as Last-Event-ID when it comes again.
-func (s *Server) sendEvents(c *fiber.Ctx, sessionID string, after int64) error {
+func (s *Server) sendEvents(c *fiber.Ctx, who caller, sessionID string, after int64) error {
 	if !s.enterStream() {
 		return errStopping
 	}
@@ -32,16 +32,16 @@ func (s *Server) sendEvents(c *fiber.Ctx, sessionID string, after int64) error {
 	c.Context().SetBodyStreamWriter(func(w *bufio.Writer) {
 		defer s.streams.Done()
 		begun := time.Now()
-		err := s.writeEvents(sessionID, after, &sse{conn: conn, w: w, patience: s.opts.StreamPatience})
+		err := s.writeEvents(who, sessionID, after, &sse{conn: conn, w: w, patience: s.opts.StreamPatience})
 		s.log.Debug("stream ended", "session", sessionID, "request_id", requestID, "duration", time.Since(begun), "reason", err)
 	})
 	return nil
 }
 
-func (s *Server) writeEvents(sessionID string, after int64, client *sse) error {
+func (s *Server) writeEvents(who caller, sessionID string, after int64, client *sse) error {
 	ctx, cancel := context.WithCancelCause(s.root)
 	defer cancel(nil)
-	cursor, err := s.openCursor(ctx, sessionID, after)
+	cursor, err := s.openCursor(ctx, who, sessionID, after)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (s *Server) writeEvents(sessionID string, after int64, client *sse) error {
 	if _, err := fmt.Fprintf(client.w, "retry: %d\n\n", sseRetry.Milliseconds()); err != nil {
 		return err
 	}
-	return s.follow(ctx, cursor, sessionID, client)
+	return s.follow(ctx, who, cursor, sessionID, client)
 }
 
 // sse writes server-sent events. That a client has left is seen when it is

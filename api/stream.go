@@ -40,15 +40,19 @@ func (s *Server) stream(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
+	if err := s.view(c).MayFollow(s.root, id); err != nil {
+		return err
+	}
+	who := callerOf(c)
 	if !websocket.IsWebSocketUpgrade(c) {
 		if acceptsEvents(c) {
-			return s.sendEvents(c, id, after)
+			return s.sendEvents(c, who, id, after)
 		}
 		return errNoWebSocket
 	}
 	requestID := requestID(c)
 	handle := func(conn *websocket.Conn) {
-		st := &stream{server: s, conn: conn, sessionID: id, start: after, requestID: requestID}
+		st := &stream{server: s, conn: conn, caller: who, sessionID: id, start: after, requestID: requestID}
 		st.serve()
 	}
 	return websocket.New(handle, websocket.Config{RecoverHandler: s.streamPanicked})(c)
@@ -60,6 +64,7 @@ func (s *Server) stream(c *fiber.Ctx) error {
 type stream struct {
 	server    *Server
 	conn      *websocket.Conn
+	caller    caller
 	sessionID string
 	start     int64 // as the client asked
 	requestID string
@@ -112,12 +117,12 @@ func (st *stream) read() {
 // write sends the session's events until something ends the stream, and
 // returns what.
 func (st *stream) write(ctx context.Context) error {
-	cursor, err := st.server.openCursor(ctx, st.sessionID, st.start)
+	cursor, err := st.server.openCursor(ctx, st.caller, st.sessionID, st.start)
 	if err != nil {
 		return err
 	}
 	defer cursor.Close()
-	return st.server.follow(ctx, cursor, st.sessionID, st)
+	return st.server.follow(ctx, st.caller, cursor, st.sessionID, st)
 }
 
 func (st *stream) event(_ int64, data []byte) error { return st.send(data) }
@@ -151,10 +156,12 @@ func (st *stream) close(reason error) {
 	}
 	code, text := websocket.CloseInternalServerErr, "the runner failed; its log says more under request id "+st.requestID
 	switch {
-	case errors.Is(reason, session.ErrNotFound):
+	case errors.Is(reason, session.ErrNotFound), session.CodeOf(reason) == session.CodeNoSession:
 		code, text = websocket.CloseNormalClosure, "the session was deleted"
 	case errors.Is(reason, session.ErrLogClosed), errors.Is(reason, errStopping):
 		code, text = websocket.CloseGoingAway, "the runner is shutting down"
+	case session.CodeOf(reason) == CodeUnauthorized:
+		code, text = websocket.ClosePolicyViolation, "the key is of no use any more"
 	case errors.Is(reason, errNoAnswer):
 		code, text = websocket.ClosePolicyViolation, errNoAnswer.Error()
 	default:

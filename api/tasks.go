@@ -28,10 +28,17 @@ func (s *Server) submit(c *fiber.Ctx) error {
 		return err
 	}
 	submission.TraceParent = c.Get("Traceparent")
-	task, err := s.manager.Submit(s.root, submission)
+	rec := recordOf(c)
+	if session.ValidID(submission.SessionID) {
+		rec.Session = submission.SessionID
+	}
+	rec.Agent = shown(submission.Agent)
+	submission.Audit = &rec.AuditEntry
+	task, err := s.view(c).Submit(s.root, submission)
 	if err != nil {
 		return err
 	}
+	rec.written = true
 	if prefersAsync(c) {
 		async = true
 		c.Set("Preference-Applied", "respond-async")
@@ -40,7 +47,7 @@ func (s *Server) submit(c *fiber.Ctx) error {
 		c.Location("/task/" + task.ID)
 		return c.Status(http.StatusAccepted).JSON(viewTask(task))
 	}
-	task, err = s.manager.Wait(s.root, task.ID)
+	task, err = s.manager.Wait(s.root, task.ID) // the caller's own
 	view := viewTask(task)
 	view.Message, view.Context = "", "" // the client has just sent them
 	if err != nil {
@@ -93,18 +100,19 @@ func (s *Server) task(c *fiber.Ctx) error {
 	if wait > 0 {
 		ctx, cancel := context.WithTimeoutCause(s.root, wait, errWaitOver)
 		defer cancel()
-		if _, err := s.manager.Wait(ctx, id); err != nil && session.CodeOf(err) == session.CodeNoTask {
+		if _, err := s.view(c).Wait(ctx, id); err != nil && session.CodeOf(err) == session.CodeNoTask {
 			return err
 		}
 	}
-	task, err := s.manager.Task(s.root, id)
+	task, err := s.view(c).Task(s.root, id)
 	if err != nil {
 		return err
 	}
-	deliveries, err := s.manager.Deliveries(s.root, id)
+	deliveries, err := s.view(c).Deliveries(s.root, id)
 	if err != nil {
 		return err
 	}
+	recordOf(c).concerns(task)
 	view := viewTask(task)
 	view.Deliveries = viewDeliveries(deliveries)
 	return c.JSON(view)
@@ -133,7 +141,7 @@ func (s *Server) tasks(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	tasks, next, err := s.manager.Tasks(s.root, filter)
+	tasks, next, err := s.view(c).Tasks(s.root, filter)
 	if err != nil {
 		return err
 	}
@@ -150,7 +158,10 @@ func (s *Server) cancelTask(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	task, err := s.manager.CancelTask(s.root, id)
+	task, err := s.view(c).CancelTask(s.root, id)
+	if task.ID != "" {
+		recordOf(c).concerns(task)
+	}
 	if err != nil {
 		return err
 	}
@@ -164,7 +175,7 @@ func (s *Server) abort(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	tasks, err := s.manager.Abort(s.root, id)
+	tasks, err := s.view(c).Abort(s.root, id)
 	if err != nil {
 		return err
 	}

@@ -14,14 +14,16 @@ func (m *Manager) Abort(ctx context.Context, sessionID string) ([]string, error)
 	if _, err := m.Session(ctx, sessionID); err != nil {
 		return nil, err
 	}
-	return m.abort(ctx, sessionID)
+	return m.abort(ctx, sessionID, "")
 }
 
-func (m *Manager) abort(ctx context.Context, sessionID string) ([]string, error) {
+// abort ends the session's tasks that are owner's, or all where that is "".
+func (m *Manager) abort(ctx context.Context, sessionID, owner string) ([]string, error) {
+	theirs := func(j *job) bool { return owner == "" || j.task.Owner == owner }
 	m.mu.Lock()
-	jobs := m.unqueue(func(j *job) bool { return j.task.SessionID == sessionID })
+	jobs := m.unqueue(func(j *job) bool { return j.task.SessionID == sessionID && theirs(j) })
 	var current *job
-	if l := m.live[sessionID]; l != nil && l.current != nil && !l.current.ended() {
+	if l := m.live[sessionID]; l != nil && l.current != nil && !l.current.ended() && theirs(l.current) {
 		current = l.current
 		current.cancel(errAborted)
 	}
@@ -72,7 +74,13 @@ func (m *Manager) CancelTask(ctx context.Context, id string) (Task, error) {
 // agent's template and an empty memory. The session and what its tasks cost
 // stay.
 func (m *Manager) Reset(ctx context.Context, sessionID string) error {
-	return m.alone(ctx, sessionID, func() error {
+	return m.View(Caller{}).Reset(ctx, sessionID)
+}
+
+// Reset is Manager.Reset.
+func (v View) Reset(ctx context.Context, sessionID string) error {
+	m := v.m
+	return v.alone(ctx, sessionID, func() error {
 		if err := m.folders.remove(sessionID); err != nil {
 			return &Error{Code: CodeStorage, Message: "reset session: its folder could not be removed; the log says more", Err: err}
 		}
@@ -86,11 +94,18 @@ func (m *Manager) Reset(ctx context.Context, sessionID string) error {
 // Delete ends the session's tasks and removes it with its folder, tasks and
 // events.
 func (m *Manager) Delete(ctx context.Context, sessionID string) error {
-	return m.alone(ctx, sessionID, func() error {
+	return m.View(Caller{}).Delete(ctx, sessionID)
+}
+
+// Delete is Manager.Delete.
+func (v View) Delete(ctx context.Context, sessionID string) error {
+	m := v.m
+	return v.alone(ctx, sessionID, func() error {
 		m.events.Drop(sessionID)
 		if err := m.opts.Store.DeleteSession(ctx, sessionID); err != nil {
 			return storageError("delete session", err)
 		}
+		m.events.Drop(sessionID) // who came meanwhile saw this session, and must not see the next of its name
 		if err := m.folders.remove(sessionID); err != nil {
 			return &Error{Code: CodeStorage, Message: "delete session: its folder could not be removed; the log says more", Err: err}
 		}
@@ -100,16 +115,17 @@ func (m *Manager) Delete(ctx context.Context, sessionID string) error {
 
 // alone ends all that goes on in a session and calls do while nothing else can
 // begin in it.
-func (m *Manager) alone(ctx context.Context, sessionID string, do func() error) error {
+func (v View) alone(ctx context.Context, sessionID string, do func() error) error {
+	m := v.m
 	l, err := m.enter(ctx, sessionID)
 	if err != nil {
 		return err
 	}
 	defer m.leave(l)
-	if _, err := m.Session(ctx, sessionID); err != nil {
+	if _, err := v.Session(ctx, sessionID); err != nil {
 		return err
 	}
-	if _, err := m.abort(ctx, sessionID); err != nil {
+	if _, err := m.abort(ctx, sessionID, ""); err != nil {
 		return err
 	}
 	if err := m.quiet(ctx, l); err != nil {

@@ -19,6 +19,8 @@ const (
 	CodeNoTask         Code = "task_not_found"
 	CodeNoAgent        Code = "agent_not_found"
 	CodeNoBackendNamed Code = "backend_not_found"
+	CodeForeign        Code = "session_forbidden"      // the session is another key's
+	CodeRateLimited    Code = "rate_limited"           // try again after RetryAfter
 	CodeAgentFixed     Code = "agent_fixed"            // the session belongs to another agent
 	CodeQueueFull      Code = "queue_full"             // try again after RetryAfter
 	CodeKeyReused      Code = "idempotency_key_reused" // the key came with another request before
@@ -74,6 +76,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	ErrEnded    = errors.New("task has ended")
 	ErrKeyTaken = errors.New("idempotency key is taken")
+	// ErrNameTaken: another API key has the name.
+	ErrNameTaken = errors.New("name is taken")
 )
 
 func storageError(doing string, err error) *Error {

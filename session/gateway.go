@@ -161,8 +161,15 @@ func (a *attempt) budgets(ctx context.Context) ([]agent.Budget, error) {
 		{Name: "task:" + task.ID, LimitUSD: p.MaxBudgetUSD},
 		{Name: "session:" + task.SessionID, LimitUSD: limit, SpentUSD: a.session.CostUSD},
 	}
+	today := time.Now().UTC().Truncate(24 * time.Hour)
+	key, err := a.m.KeyBudget(ctx, task.Owner)
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, agent.Budget{
+		Name: "key:" + key.KeyID + ":" + today.Format(time.DateOnly), LimitUSD: key.LimitUSD, SpentUSD: key.SpentUSD,
+	})
 	if p.MaxDailyBudgetUSD > 0 {
-		today := time.Now().UTC().Truncate(24 * time.Hour)
 		spent, err := a.m.opts.Store.Spent(ctx, task.Agent, today)
 		if err != nil {
 			return nil, storageError("read what was spent today", err)

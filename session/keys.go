@@ -27,7 +27,7 @@ func (s Submission) key(t Task) *Key {
 	if s.Key == "" {
 		return nil
 	}
-	return &Key{Name: s.Key, Hash: s.hash(), TaskID: t.ID, At: t.CreatedAt}
+	return &Key{Caller: s.Caller.KeyID, Name: s.Key, Hash: s.hash(), TaskID: t.ID, At: t.CreatedAt}
 }
 
 // known returns the task that the submission's key stands for, if it came
@@ -36,7 +36,7 @@ func (m *Manager) known(ctx context.Context, s Submission) (Task, bool, error) {
 	if s.Key == "" {
 		return Task{}, false, nil
 	}
-	k, err := m.opts.Store.Key(ctx, s.Key)
+	k, err := m.opts.Store.Key(ctx, s.Caller.KeyID, s.Key)
 	if errors.Is(err, ErrNotFound) || err == nil && time.Since(k.At) > KeyLife {
 		return Task{}, false, nil
 	}

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"sync"
@@ -69,6 +70,11 @@ type Manager struct {
 	health  *health
 	boots   *semaphore.Weighted
 
+	keys     *Keyring
+	limiters limiters
+
+	streamSecret []byte
+
 	undelivered chan struct{} // as Undelivered
 
 	root   context.Context // every task's; cancelled by Close
@@ -81,6 +87,7 @@ type Manager struct {
 	jobs     map[string]*job  // tasks that have not ended, by id
 	waiting  []*job           // queued tasks of all sessions, in the order of submission
 	running  map[string]int   // tasks that run, by agent
+	owners   map[string]int   // tasks that run, by owner
 	total    int              // tasks that run
 	closing  bool
 	drained  chan struct{} // closed once closing and no task is left
@@ -109,13 +116,25 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 		live:    map[string]*live{},
 		jobs:    map[string]*job{},
 		running: map[string]int{},
+		owners:  map[string]int{},
 		drained: make(chan struct{}),
 
 		undelivered: make(chan struct{}, 1),
 	}
+	m.keys = newKeyring(opts.Store, func(u KeyUse) {
+		// Not written down, it is no loss.
+		_ = m.events.enqueue(&entry{change: Change{Use: &u}})
+	})
 	m.root, m.cancel = context.WithCancelCause(context.Background())
 	if err := m.folders.prepare(); err != nil {
 		return nil, errors.Join(err, m.events.Close())
+	}
+	var err error
+	if m.streamSecret, err = opts.Store.Secret(ctx, "stream"); err != nil {
+		return nil, errors.Join(fmt.Errorf("read the secret of stream tokens: %w", err), m.Close(ctx))
+	}
+	if _, err := m.keys.Any(ctx); err != nil { // dispatch needs them at hand
+		return nil, errors.Join(err, m.Close(ctx))
 	}
 	if err := m.restore(ctx); err != nil {
 		return nil, errors.Join(err, m.Close(ctx))
@@ -183,6 +202,12 @@ func (m *Manager) SetProfiles(p Profiles) {
 	m.profiles = p
 	m.dispatch()
 }
+
+// StreamSecret signs stream tokens. It is this data folder's own.
+func (m *Manager) StreamSecret() []byte { return m.streamSecret }
+
+// Keys are the API keys.
+func (m *Manager) Keys() *Keyring { return m.keys }
 
 // Events is the log of what happens in sessions.
 func (m *Manager) Events() *EventLog { return m.events }

@@ -138,26 +138,46 @@ func (m *Manager) postpone() {
 	}
 }
 
-// dispatch starts every waiting task that the limits and its session allow, in
-// the order of submission.
+// dispatch starts every waiting task that the limits and its session allow:
+// those first whose owner has the fewest that run, and of one owner in the order
+// of submission.
 func (m *Manager) dispatch() {
-	if m.closing {
-		return
-	}
-	m.waiting = slices.DeleteFunc(m.waiting, func(j *job) bool {
-		l := m.live[j.task.SessionID]
-		if !j.ready || m.total >= m.opts.Concurrency || l.current != nil || m.agentFull(j.task.Agent) {
-			return false
+	for !m.closing && m.total < m.opts.Concurrency {
+		j := m.next()
+		if j == nil {
+			return
 		}
+		m.unreserve(j)
+		l := m.live[j.task.SessionID]
 		m.begin(l, j, func() { m.run(l, j) })
-		return true
-	})
+	}
+}
+
+// next returns the task whose turn it is, or nil where none may start.
+func (m *Manager) next() *job {
+	var best *job
+	for _, j := range m.waiting {
+		if best != nil && m.owners[j.task.Owner] >= m.owners[best.task.Owner] {
+			continue
+		}
+		if j.ready && m.live[j.task.SessionID].current == nil && !m.agentFull(j.task.Agent) && !m.ownerFull(j.task.Owner) {
+			best = j
+		}
+	}
+	return best
+}
+
+// ownerFull reports whether a key has as many tasks at work as it may.
+func (m *Manager) ownerFull(owner string) bool {
+	limit := m.keys.last(owner).Concurrency
+	return limit > 0 && m.owners[owner] >= limit
 }
 
 // begin makes j the session's current job and runs do for it. m.mu is held.
 func (m *Manager) begin(l *live, j *job, do func()) {
 	l.current = j
 	m.running[j.task.Agent]++
+	m.owners[j.task.Owner]++
 	m.total++
 	m.tasks.Go(func() {
 		defer m.finished(l, j)
@@ -181,6 +201,9 @@ func (m *Manager) finished(l *live, j *job) {
 	}
 	close(j.gone)
 	m.running[j.task.Agent]--
+	if m.owners[j.task.Owner]--; m.owners[j.task.Owner] == 0 {
+		delete(m.owners, j.task.Owner)
+	}
 	m.total--
 	m.letGo(l)
 	m.checkDrained()

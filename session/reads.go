@@ -70,8 +70,11 @@ func (m *Manager) Load() Load {
 }
 
 // Sessions returns every session, the last used first.
-func (m *Manager) Sessions(ctx context.Context) ([]State, error) {
-	stored, err := m.opts.Store.Sessions(ctx)
+func (m *Manager) Sessions(ctx context.Context) ([]State, error) { return m.sessions(ctx, "") }
+
+// sessions returns those of an owner, or all where that is "".
+func (m *Manager) sessions(ctx context.Context, owner string) ([]State, error) {
+	stored, err := m.opts.Store.Sessions(ctx, owner)
 	if err != nil {
 		return nil, storageError("list sessions", err)
 	}

@@ -22,6 +22,7 @@ type Session struct {
 	BudgetUSD *float64 // what its tasks may cost in all; nil: as its profile says
 	CreatedAt time.Time
 	UpdatedAt time.Time // when its last task was submitted or ended
+	Owner     string    // the API key whose it is; "": the runner's owner
 }
 
 // State is where a session stands now, beside what is stored of it.
@@ -72,6 +73,7 @@ type Task struct {
 	CreatedAt time.Time
 	StartedAt time.Time // zero while queued
 	EndedAt   time.Time // zero before the end
+	Owner     string    // the session's: who sees the task, and pays for it
 }
 
 // Request is what a task was asked to do.
@@ -111,6 +113,7 @@ type Failure struct {
 
 // TaskFilter selects tasks; zero fields select all.
 type TaskFilter struct {
+	Owner     string
 	SessionID string
 	State     TaskState
 	Agent     string

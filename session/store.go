@@ -20,19 +20,21 @@ type Store interface {
 	// Task and Session return ErrNotFound where there is none.
 	Task(ctx context.Context, id string) (Task, error)
 	Session(ctx context.Context, id string) (Session, error)
-	// Sessions returns all, the last used first.
-	Sessions(ctx context.Context) ([]Session, error)
+	// Sessions returns those of an owner, or all where that is "", the last used
+	// first.
+	Sessions(ctx context.Context, owner string) ([]Session, error)
 	// Tasks returns a page, the newest first, and the next page's cursor, which
 	// is "" at the end.
 	Tasks(ctx context.Context, f TaskFilter) ([]Task, string, error)
 	// Unfinished returns the tasks that have no end, in the order of submission.
 	Unfinished(ctx context.Context) ([]Task, error)
-	// Key returns what an idempotency key stands for, or ErrNotFound.
-	Key(ctx context.Context, name string) (Key, error)
+	// Key returns what an idempotency key of a caller's stands for, or ErrNotFound.
+	Key(ctx context.Context, callerID, name string) (Key, error)
 	// Deliveries returns those of a task, the oldest first, without payloads and
 	// secrets.
 	Deliveries(ctx context.Context, taskID string) ([]Delivery, error)
 	DeliveryQueue
+	CallerStore
 	// Usage sums what ended tasks have used.
 	Usage(ctx context.Context, q UsageQuery) ([]UsageSum, error)
 
@@ -71,6 +73,8 @@ type Change struct {
 	Update *Task     // a task moves on: State, Backend, StartedAt, TurnFrom. One that is starting counts steps anew
 	End    *Ending   // a task ends
 	Events []Record  // all of one session
+	Audit  *AuditEntry
+	Use    *KeyUse
 }
 
 // Creation is a new task, with its session where that is new.
@@ -91,6 +95,7 @@ type Ending struct {
 
 // Key is an idempotency key that a client gave with a task.
 type Key struct {
+	Caller string // the API key that the client called with; "": the runner's owner
 	Name   string
 	Hash   string // of the request
 	TaskID string
@@ -123,6 +128,7 @@ func (e *ChangeError) Unwrap() error { return e.Err }
 type UsageQuery struct {
 	GroupBy  UsageGroup
 	From, To time.Time // of the tasks' ends; zero: no bound
+	Owner    string    // "": of all
 }
 
 // UsageGroup is what usage is summed by.

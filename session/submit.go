@@ -17,6 +17,11 @@ type Submission struct {
 	// Key is an idempotency key: the same one with the same submission gives
 	// the first one's task, for KeyLife; with another, CodeKeyReused. "": none.
 	Key string
+	// Caller is who submits it.
+	Caller Caller
+	// Audit is what the audit gets to know of it, where it is taken: all but
+	// the time, the task and the outcome is filled in. Nil: nothing.
+	Audit *AuditEntry
 	// TraceParent is the caller's place in a trace, as W3C Trace Context writes
 	// it. Observers ignore what is not well-formed. "": none.
 	TraceParent string
@@ -32,6 +37,9 @@ func (m *Manager) Submit(ctx context.Context, s Submission) (Task, error) {
 }
 
 func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
+	if err := m.limiters.check(s.Caller); err != nil {
+		return Task{}, err
+	}
 	if err := s.validate(); err != nil {
 		return Task{}, err
 	}
@@ -47,7 +55,7 @@ func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
 	}
 	defer m.leave(l)
 	if task, ok, err := m.known(ctx, s); ok || err != nil {
-		return task, err
+		return m.again(ctx, s, task, err)
 	}
 
 	sess, err := m.opts.Store.Session(ctx, s.SessionID)
@@ -57,7 +65,13 @@ func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
 	}
 	now := time.Now().UTC()
 	if isNew {
-		sess = Session{ID: s.SessionID, CreatedAt: now}
+		sess = Session{ID: s.SessionID, CreatedAt: now, Owner: s.Caller.KeyID}
+	}
+	if !s.Caller.sees(sess.Owner) {
+		return Task{}, &Error{Code: CodeForeign, Field: "sessionId", Message: "this sessionId is not for this key; use another one"}
+	}
+	if err := m.checkBudget(ctx, sess.Owner); err != nil {
+		return Task{}, err
 	}
 	sess.UpdatedAt = now
 	j, err := m.accept(&sess, s, now)
@@ -65,11 +79,12 @@ func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
 		return Task{}, err
 	}
 	creation, event := Change{Create: &Creation{Session: sess, Task: j.task, Key: s.key(j.task)}}, j.queuedEvent()
+	creation.Audit = s.audited(j.task, auditTaken)
 	if err := m.events.Write(s.SessionID, creation, true, event); err != nil {
 		m.withdraw(j)
 		if errors.Is(err, ErrKeyTaken) { // by another session, a moment ago
 			task, _, err := m.known(ctx, s)
-			return task, err
+			return m.again(ctx, s, task, err)
 		}
 		return Task{}, storageError("write task", err)
 	}
@@ -80,6 +95,30 @@ func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
 	})
 	m.admit(j)
 	return task, nil
+}
+
+// The outcomes of a submit in the audit.
+const (
+	auditKnown = 200 // an idempotency key had the task already
+	auditTaken = 202 // it is taken
+)
+
+// again returns a task that the submission's key stood for.
+func (m *Manager) again(ctx context.Context, s Submission, task Task, err error) (Task, error) {
+	if e := s.audited(task, auditKnown); err == nil && e != nil {
+		err = m.Audit(ctx, *e, true)
+	}
+	return task, err
+}
+
+// audited returns the submission's entry in the audit, or nil.
+func (s Submission) audited(t Task, status int) *AuditEntry {
+	if s.Audit == nil {
+		return nil
+	}
+	e := *s.Audit
+	e.At, e.Session, e.Task, e.Agent, e.Status = time.Now().UTC(), t.SessionID, t.ID, t.Agent, status
+	return &e
 }
 
 // accept decides whether a task may wait, and for which agent, and reserves its
@@ -103,7 +142,7 @@ func (m *Manager) accept(sess *Session, s Submission, now time.Time) (*job, erro
 	sess.Agent = name
 	return m.reserve(Task{
 		ID: uuid.Must(uuid.NewV7()).String(), SessionID: sess.ID, Agent: name,
-		Backend: s.Request.Backend, State: TaskQueued, Request: s.Request, CreatedAt: now,
+		Backend: s.Request.Backend, State: TaskQueued, Request: s.Request, CreatedAt: now, Owner: sess.Owner,
 	}), nil
 }
 
@@ -118,6 +157,9 @@ func (m *Manager) chooseAgent(sess Session, s Submission) (string, error) {
 		name = sess.Agent
 	case name == "":
 		name = m.profiles.Default
+	}
+	if err := s.Caller.checkAgent(name, m.profiles); err != nil {
+		return "", err
 	}
 	p, ok := m.profiles.ByName[name]
 	if !ok {

@@ -22,6 +22,7 @@ import (
 	"claude-runner/agent/claude"
 	"claude-runner/backends"
 	"claude-runner/config"
+	"claude-runner/session/sqlite"
 )
 
 func doctorCommand() *cobra.Command {
@@ -78,7 +79,39 @@ func (d *doctor) examine(ctx context.Context, cfg *config.Config) {
 	} else {
 		d.good("credentials: there, for %s", cfg.ModelAPI.BaseURL)
 	}
+	d.callers(ctx, cfg)
 	d.backends(ctx, cfg)
+}
+
+// callers tells who may call.
+func (d *doctor) callers(ctx context.Context, cfg *config.Config) {
+	made := 0
+	if path := filepath.Join(cfg.DataDir, "runner.db"); exists(path) {
+		err := withStore(ctx, cfg, func(store *sqlite.Store) error {
+			keys, err := store.APIKeys(ctx)
+			made = len(keys)
+			return err
+		})
+		if err != nil {
+			d.sick = true
+			d.bad("keys: %v", err)
+			return
+		}
+	}
+	switch {
+	case len(cfg.Server.APIKeys)+made > 0:
+		d.good("keys: callers are asked for one; %d in server.api_keys, %d made", len(cfg.Server.APIKeys), made)
+	case cfg.Server.Loopback():
+		d.good("keys: none, which will do on %s", cfg.Server.Listen)
+	default:
+		d.sick = true
+		d.bad("keys: other machines reach %s, and nobody would be asked for a key: make one with 'claude-runner keys create --name NAME', set server.api_keys, or listen on 127.0.0.1", cfg.Server.Listen)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // lowDisk is the free space below which the doctor warns.

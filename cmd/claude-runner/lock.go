@@ -11,15 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFolder makes dir where it is missing and holds it for this process: one
-// data folder has one runner. Closing gives it back.
-func lockFolder(dir string) (io.Closer, error) {
+// makeFolder makes the data folder where it is missing.
+func makeFolder(dir string) error {
 	mode := os.FileMode(0o700)
 	if os.Geteuid() == 0 {
 		mode = 0o711 // sandboxes run as another user and pass through to their session
 	}
 	if err := os.MkdirAll(dir, mode); err != nil {
-		return nil, fmt.Errorf("make data folder: %w; set data_dir to a folder that this user may write", err)
+		return fmt.Errorf("make data folder: %w; set data_dir to a folder that this user may write", err)
+	}
+	return nil
+}
+
+// lockFolder makes dir where it is missing and holds it for this process: one
+// data folder has one runner. Closing gives it back.
+func lockFolder(dir string) (io.Closer, error) {
+	if err := makeFolder(dir); err != nil {
+		return nil, err
 	}
 	path := filepath.Join(dir, "runner.lock")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)

@@ -101,7 +101,7 @@ func rootCommand() *cobra.Command {
 	})
 	root.AddCommand(
 		serveCommand(), runCommand(), doctorCommand(), configCommand(),
-		initCommand(), scriptedCommand(), versionCommand(),
+		initCommand(), keysCommand(), scriptedCommand(), versionCommand(),
 	)
 	markErrors(root)
 	return root

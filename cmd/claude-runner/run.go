@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,12 +12,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"claude-runner/agent"
 	"claude-runner/config"
 )
 
@@ -37,7 +40,9 @@ func runCommand() *cobra.Command {
 standard output.
 
 With --server, or where one answers at the configured address, the task goes to that server. Otherwise
-the program runs it by itself with the same configuration and data folder. A MESSAGE of - is read
+the program runs it by itself with the same configuration and data folder. A server that asks for a key
+gets $CLAUDE_RUNNER_API_KEY or, at the configured address, the first of server.api_keys; the key needs the
+scopes submit and read. A MESSAGE of - is read
 from standard input.
 
 Exit codes: 0 done, 1 failed, 2 the request or the configuration will not do, 3 timed out, 4 aborted,
@@ -127,6 +132,10 @@ func startServer(ctx context.Context, cfg *config.Config, key string, log *slog.
 	if err != nil {
 		return client{}, nil, fmt.Errorf("listen on loopback: %w", err)
 	}
+	if key == "" { // where others need one, this process does too
+		key = rand.Text()
+		cfg.Server.APIKeys = append(slices.Clip(cfg.Server.APIKeys), agent.Secret(key))
+	}
 	a, err := openApp(ctx, cfg, log)
 	if err != nil {
 		return client{}, nil, errors.Join(err, ln.Close())
@@ -215,6 +224,9 @@ func report(status int, answer []byte, out io.Writer) error {
 		code = exitBudget
 	case status < http.StatusInternalServerError && status != http.StatusTooManyRequests:
 		code = exitUsage
+	}
+	if status == http.StatusUnauthorized {
+		failure.Error += "; run takes it from $" + envKey
 	}
 	return &exitError{code, errors.New(failure.Error)}
 }

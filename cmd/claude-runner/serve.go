@@ -53,6 +53,9 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}
+	if err := a.checkExposure(ctx, ln.Addr()); err != nil {
+		return errors.Join(err, a.Close(ctx), ln.Close())
+	}
 	for _, w := range cfg.Warnings {
 		log.Warn(w.Error())
 	}
@@ -94,6 +97,13 @@ func (a *app) watchSignal(ctx context.Context, hup <-chan os.Signal) {
 func (a *app) reload(cfg *config.Config, err error) {
 	if err == nil {
 		err = a.takeOver(cfg)
+	}
+	entry := session.AuditEntry{KeyName: "configuration", Action: "reload", Status: 200}
+	if err != nil {
+		entry.Status, entry.Code = 400, session.CodeInvalid
+	}
+	if err := a.manager.Audit(context.Background(), entry, true); err != nil {
+		a.log.Error("the audit could not be written", "action", entry.Action, "error", err)
 	}
 	if err != nil {
 		a.log.Error("the new configuration has a mistake; the agents stay as they were", "error", err)

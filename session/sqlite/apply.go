@@ -42,6 +42,16 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, c session.Change) error {
 			return err
 		}
 	}
+	if c.Audit != nil {
+		if err := writeAudit(ctx, tx, *c.Audit); err != nil {
+			return err
+		}
+	}
+	if c.Use != nil {
+		if err := noteUse(ctx, tx, *c.Use); err != nil {
+			return err
+		}
+	}
 	return s.appendEvents(ctx, tx, c.Events)
 }
 
@@ -60,14 +70,14 @@ func create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
 		return fmt.Errorf("encode webhook: %w", err)
 	}
 	v, t := c.Session, c.Task
-	_, err = tx.ExecContext(ctx, `INSERT INTO sessions (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+	_, err = tx.ExecContext(ctx, `INSERT INTO sessions (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at`,
-		v.ID, v.Agent, v.AgentID, v.Turns, v.CostUSD, v.BudgetUSD, nanos(v.CreatedAt), nanos(v.UpdatedAt))
+		v.ID, v.Agent, v.AgentID, v.Turns, v.CostUSD, v.BudgetUSD, nanos(v.CreatedAt), nanos(v.UpdatedAt), v.Owner)
 	if err != nil {
 		return fmt.Errorf("write session: %w", err)
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO tasks (`+taskColumns+`) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		t.ID, t.SessionID, t.Agent, t.Backend, t.State, request, result, nanos(t.CreatedAt), nanos(t.StartedAt), nanos(t.EndedAt), t.TurnFrom, webhook)
+	_, err = tx.ExecContext(ctx, `INSERT INTO tasks (`+taskColumns+`) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		t.ID, t.SessionID, t.Agent, t.Backend, t.State, request, result, nanos(t.CreatedAt), nanos(t.StartedAt), nanos(t.EndedAt), t.TurnFrom, webhook, t.Owner)
 	if err != nil {
 		return fmt.Errorf("write task: %w", err)
 	}
@@ -94,8 +104,8 @@ func takeKey(ctx context.Context, tx *sql.Tx, k session.Key) error {
 	if _, err := tx.ExecContext(ctx, `DELETE FROM keys WHERE at < ?`, nanos(k.At.Add(-session.KeyLife))); err != nil {
 		return fmt.Errorf("forget old keys: %w", err)
 	}
-	res, err := tx.ExecContext(ctx, `INSERT INTO keys (name, hash, task_id, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		k.Name, k.Hash, k.TaskID, nanos(k.At))
+	res, err := tx.ExecContext(ctx, `INSERT INTO keys (caller, name, hash, task_id, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		k.Caller, k.Name, k.Hash, k.TaskID, nanos(k.At))
 	if err != nil {
 		return fmt.Errorf("write idempotency key: %w", err)
 	}
@@ -105,11 +115,11 @@ func takeKey(ctx context.Context, tx *sql.Tx, k session.Key) error {
 	return session.ErrKeyTaken
 }
 
-// Key returns what an idempotency key stands for.
-func (s *Store) Key(ctx context.Context, name string) (session.Key, error) {
-	k := session.Key{Name: name}
+// Key returns what an idempotency key of a caller's stands for.
+func (s *Store) Key(ctx context.Context, callerID, name string) (session.Key, error) {
+	k := session.Key{Caller: callerID, Name: name}
 	var at int64
-	err := s.read.QueryRowContext(ctx, `SELECT hash, task_id, at FROM keys WHERE name = ?`, name).Scan(&k.Hash, &k.TaskID, &at)
+	err := s.read.QueryRowContext(ctx, `SELECT hash, task_id, at FROM keys WHERE caller = ? AND name = ?`, callerID, name).Scan(&k.Hash, &k.TaskID, &at)
 	k.At = moment(at)
 	return k, found(err)
 }
@@ -135,9 +145,9 @@ func end(ctx context.Context, tx *sql.Tx, e session.Ending) error {
 		return fmt.Errorf("write session: %w", err)
 	}
 	u := t.Result.Usage
-	_, err = tx.ExecContext(ctx, `INSERT INTO usage (`+usageColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	_, err = tx.ExecContext(ctx, `INSERT INTO usage (`+usageColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		t.ID, t.SessionID, t.Agent, t.Result.Model, t.Backend, nanos(t.EndedAt), int64(t.Result.Duration), t.Result.CostUSD,
-		u.InputTokens, u.OutputTokens, u.CacheReadInputTokens, u.CacheCreationInputTokens)
+		u.InputTokens, u.OutputTokens, u.CacheReadInputTokens, u.CacheCreationInputTokens, t.Owner)
 	if err != nil {
 		return fmt.Errorf("write usage: %w", err)
 	}

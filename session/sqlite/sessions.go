@@ -8,7 +8,7 @@ import (
 	"claude-runner/session"
 )
 
-const sessionColumns = `id, agent, agent_id, turns, cost_usd, budget_usd, created_at, updated_at`
+const sessionColumns = `id, agent, agent_id, turns, cost_usd, budget_usd, created_at, updated_at, owner`
 
 // Session returns one session, or session.ErrNotFound.
 func (s *Store) Session(ctx context.Context, id string) (session.Session, error) {
@@ -16,9 +16,14 @@ func (s *Store) Session(ctx context.Context, id string) (session.Session, error)
 	return out, found(err)
 }
 
-// Sessions returns all sessions, the last used first.
-func (s *Store) Sessions(ctx context.Context) ([]session.Session, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT `+sessionColumns+` FROM sessions ORDER BY updated_at DESC, id`)
+// Sessions returns an owner's sessions, or all where that is "", the last used
+// first.
+func (s *Store) Sessions(ctx context.Context, owner string) ([]session.Session, error) {
+	where, args := "", []any{}
+	if owner != "" {
+		where, args = " WHERE owner = ?", append(args, owner)
+	}
+	rows, err := s.read.QueryContext(ctx, `SELECT `+sessionColumns+` FROM sessions`+where+` ORDER BY updated_at DESC, id`, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +67,7 @@ type row interface{ Scan(...any) error }
 func scanSession(r row) (session.Session, error) {
 	var v session.Session
 	var created, updated int64
-	err := r.Scan(&v.ID, &v.Agent, &v.AgentID, &v.Turns, &v.CostUSD, &v.BudgetUSD, &created, &updated)
+	err := r.Scan(&v.ID, &v.Agent, &v.AgentID, &v.Turns, &v.CostUSD, &v.BudgetUSD, &created, &updated, &v.Owner)
 	v.CreatedAt, v.UpdatedAt = moment(created), moment(updated)
 	return v, err
 }

@@ -3,7 +3,6 @@ package sqlite
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
 	"embed"
 	"errors"
@@ -121,20 +120,6 @@ func (s *Store) Instance(ctx context.Context) (string, error) {
 		return tx.QueryRowContext(ctx, `SELECT value FROM meta WHERE key = 'instance'`).Scan(&name)
 	})
 	return name, err
-}
-
-// Secret returns random bytes of that name, which are made at the first call and
-// stay the same for this database.
-func (s *Store) Secret(ctx context.Context, name string) ([]byte, error) {
-	var text string
-	err := s.inTx(ctx, func(tx *sql.Tx) error {
-		key := "secret." + name
-		if _, err := tx.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, key, rand.Text()+rand.Text()); err != nil {
-			return err
-		}
-		return tx.QueryRowContext(ctx, `SELECT value FROM meta WHERE key = ?`, key).Scan(&text)
-	})
-	return []byte(text), err
 }
 
 // inTx runs do in a transaction of the writing connection.

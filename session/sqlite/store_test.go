@@ -267,11 +267,11 @@ func TestKeys(t *testing.T) {
 	if err := s.Apply(t.Context(), with("t2", "k", day.Add(time.Hour))); !errors.Is(err, session.ErrKeyTaken) {
 		t.Errorf("a key that is taken: %v", err)
 	}
-	if k, err := s.Key(t.Context(), "k"); err != nil || k.TaskID != "t1" || k.Hash != "h" || !k.At.Equal(day) {
+	if k, err := s.Key(t.Context(), "", "k"); err != nil || k.TaskID != "t1" || k.Hash != "h" || !k.At.Equal(day) {
 		t.Errorf("Key: %+v, %v", k, err)
 	}
 	must(t, s, with("t3", "k", day.Add(session.KeyLife+time.Second))...) // its time is over
-	if _, err := s.Key(t.Context(), "other"); !errors.Is(err, session.ErrNotFound) {
+	if _, err := s.Key(t.Context(), "", "other"); !errors.Is(err, session.ErrNotFound) {
 		t.Errorf("an unknown key: %v", err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"claude-runner/session"
 )
 
-const taskColumns = `number, id, session_id, agent, backend, state, request, result, created_at, started_at, ended_at, turn_from, webhook`
+const taskColumns = `number, id, session_id, agent, backend, state, request, result, created_at, started_at, ended_at, turn_from, webhook, owner`
 
 // Task returns one task, or session.ErrNotFound.
 func (s *Store) Task(ctx context.Context, id string) (session.Task, error) {
@@ -23,6 +23,9 @@ func (s *Store) Task(ctx context.Context, id string) (session.Task, error) {
 func (s *Store) Tasks(ctx context.Context, f session.TaskFilter) ([]session.Task, string, error) {
 	where, args := []string{"1 = 1"}, []any{}
 	add := func(condition string, arg any) { where, args = append(where, condition), append(args, arg) }
+	if f.Owner != "" {
+		add("owner = ?", f.Owner)
+	}
 	if f.SessionID != "" {
 		add("session_id = ?", f.SessionID)
 	}
@@ -79,7 +82,7 @@ func scanTask(r row) (session.Task, int64, error) {
 	var number, created, started, ended int64
 	var request, result []byte
 	var webhook string
-	err := r.Scan(&number, &t.ID, &t.SessionID, &t.Agent, &t.Backend, &t.State, &request, &result, &created, &started, &ended, &t.TurnFrom, &webhook)
+	err := r.Scan(&number, &t.ID, &t.SessionID, &t.Agent, &t.Backend, &t.State, &request, &result, &created, &started, &ended, &t.TurnFrom, &webhook, &t.Owner)
 	if err != nil {
 		return t, 0, err
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 const usageColumns = `task_id, session_id, agent, model, backend, ended_at, duration, cost_usd,
-	input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens`
+	input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, owner`
 
 // groups are the columns that usage is summed by.
 var groups = map[session.UsageGroup]string{
@@ -30,9 +30,13 @@ func (s *Store) Usage(ctx context.Context, q session.UsageQuery) ([]session.Usag
 	if q.To.IsZero() {
 		to = 1<<63 - 1
 	}
+	where, args := "ended_at >= ? AND ended_at < ?", []any{nanos(q.From), to}
+	if q.Owner != "" {
+		where, args = "owner = ? AND "+where, append([]any{q.Owner}, args...)
+	}
 	rows, err := s.read.QueryContext(ctx, `SELECT `+group+`, count(*), sum(cost_usd), sum(duration),
 		sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_creation_tokens)
-		FROM usage WHERE ended_at >= ? AND ended_at < ? GROUP BY 1 ORDER BY 1`, nanos(q.From), to)
+		FROM usage WHERE `+where+` GROUP BY 1 ORDER BY 1`, args...)
 	if err != nil {
 		return nil, err
 	}

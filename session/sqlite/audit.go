@@ -1,0 +1,55 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+
+	"claude-runner/session"
+)
+
+const auditColumns = `seq, at, request_id, key_id, key_name, remote, action, session_id, task_id, agent, target, status, code`
+
+// writeAudit adds an entry. The table's triggers refuse to change or remove
+// one.
+func writeAudit(ctx context.Context, tx *sql.Tx, e session.AuditEntry) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO audit (`+auditColumns+`) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		nanos(e.At), e.RequestID, e.KeyID, e.KeyName, e.Remote, e.Action, e.Session, e.Task, e.Agent, e.Target, e.Status, e.Code)
+	if err != nil {
+		return fmt.Errorf("write audit: %w", err)
+	}
+	return nil
+}
+
+// Audit returns entries in the order in which they were written.
+func (s *Store) Audit(ctx context.Context, q session.AuditQuery) ([]session.AuditEntry, error) {
+	where, args := []string{"seq > ?"}, []any{q.After}
+	if q.Session != "" {
+		where, args = append(where, "session_id = ?"), append(args, q.Session)
+	}
+	if q.Key != "" {
+		where, args = append(where, "(key_id = ? OR key_name = ?)"), append(args, q.Key, q.Key)
+	}
+	limit := q.Limit
+	if limit == 0 {
+		limit = 100
+	}
+	rows, err := s.read.QueryContext(ctx, `SELECT `+auditColumns+` FROM audit WHERE `+strings.Join(where, " AND ")+` ORDER BY seq LIMIT ?`, append(args, limit)...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := []session.AuditEntry{}
+	for rows.Next() {
+		var e session.AuditEntry
+		var at int64
+		err := rows.Scan(&e.Seq, &at, &e.RequestID, &e.KeyID, &e.KeyName, &e.Remote, &e.Action, &e.Session, &e.Task, &e.Agent, &e.Target, &e.Status, &e.Code)
+		if err != nil {
+			return nil, err
+		}
+		e.At = moment(at)
+		out = append(out, e)
+	}
+	return out, rows.Err()
+}
