@@ -120,7 +120,11 @@ func (s *sandboxes) start(t *testing.T, script string, env map[string]string) (b
 	if slices.Contains(s.caps.Networks, backends.NetworkNone) {
 		spec.Network = backends.NetworkNone
 	}
-	argv, mounts, err := s.helper.Command(s.caps, []string{"sh", "-c", script}, helper.Options{Socket: s.caps.Path(m) + "/gateway.sock"})
+	o := helper.Options{Socket: s.caps.Path(m) + "/gateway.sock"}
+	if _, err := helper.LandlockSupported(); err == nil { // where it is the backend's part, it makes no difference
+		o.Confine = &helper.Confinement{ReadWrite: []string{m.Source}}
+	}
+	argv, mounts, err := s.helper.Command(s.caps, []string{"sh", "-c", script}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,9 +206,9 @@ func realAgent(t *testing.T, s *sandboxes) {
 	if !s.caps.Sockets {
 		t.Skip("Capabilities.Sockets is false")
 	}
-	cli := "claude"
+	path := "/usr/local/bin:/usr/bin:/bin"
 	if !s.caps.Images {
-		cli = clitest.Path(t)
+		path = filepath.Dir(clitest.Path(t)) + ":" + path // whose folders can be read
 	}
 	model := scripted.New(scripted.MustParse(`
 rules:
@@ -213,8 +217,8 @@ rules:
   - answer: [{text: "It says {{trim .LastToolResult}}."}]
 `), scripted.Options{})
 	defer model.Close()
-	sb, dir := s.start(t, `read x; cd $W && exec "$CLI" -p go --dangerously-skip-permissions`, map[string]string{
-		"CLI": cli, "HOME": "/run/runner", "ANTHROPIC_API_KEY": "worthless", "ANTHROPIC_BASE_URL": "http://" + helper.AddressToken,
+	sb, dir := s.start(t, `read x; cd $W && exec claude -p go --dangerously-skip-permissions`, map[string]string{
+		"PATH": path, "HOME": "/run/runner", "ANTHROPIC_API_KEY": "worthless", "ANTHROPIC_BASE_URL": "http://" + helper.AddressToken,
 		"http_proxy": "http://" + helper.AddressToken, "no_proxy": "127.0.0.1", "DISABLE_AUTOUPDATER": "1",
 		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_RETRIES": "0",
 	})
