@@ -40,6 +40,14 @@ func gateway(t testing.TB, path string, handle func(*net.UnixConn)) {
 // httpGateway answers every request by what it was asked for, as a proxy is.
 func httpGateway(t testing.TB, path string) {
 	t.Helper()
+	serve(t, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "asked for "+r.URL.String()+"\n")
+	}))
+}
+
+// serve serves HTTP on a socket until the test's end.
+func serve(t testing.TB, path string, handler http.Handler) {
+	t.Helper()
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -47,9 +55,7 @@ func httpGateway(t testing.TB, path string) {
 	if err := os.Chmod(path, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, "asked for "+r.URL.String()+"\n")
-	})}
+	srv := &http.Server{Handler: handler}
 	served := make(chan struct{})
 	go func() { _ = srv.Serve(l); close(served) }()
 	t.Cleanup(func() { _ = srv.Close(); <-served })

@@ -117,11 +117,12 @@ func copyProgram(from, to string) (err error) {
 		}
 	}()
 	_, err = io.Copy(out, in)
-	if err = errors.Join(err, out.Chmod(0o555), out.Sync(), out.Close()); err != nil {
-		return err
+	err = errors.Join(err, out.Chmod(0o555), out.Sync(), out.Close())
+	if err == nil {
+		err = os.Chtimes(out.Name(), want.ModTime(), want.ModTime())
 	}
-	if err := os.Chtimes(out.Name(), want.ModTime(), want.ModTime()); err != nil {
-		return err
+	if err == nil {
+		err = os.Rename(out.Name(), to)
 	}
-	return os.Rename(out.Name(), to)
+	return err
 }

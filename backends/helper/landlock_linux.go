@@ -32,7 +32,7 @@ func LandlockSupported() (int, error) {
 // those of the network; an older kernel holds what it can. Files and signals are
 // one set of rules: a set without rules on files forbids what every set must
 // allow, moves to another folder.
-var newest = landlock.MustConfig(landlock.V7.HandledAccessFS, landlock.V7.Scoped).BestEffort()
+var newest = landlock.Config{HandledAccessFS: landlock.V7.HandledAccessFS, Scoped: landlock.V7.Scoped}.BestEffort()
 
 // confine bounds this process's files, and those of all that it starts.
 func confine(o inside.Options) error {

@@ -68,16 +68,6 @@ func run(t testing.TB, cmd *exec.Cmd) (stdout, stderr string, status syscall.Wai
 	return out.String(), errs.String(), cmd.ProcessState.Sys().(syscall.WaitStatus)
 }
 
-// expect runs a script behind a helper, and fails the test unless it ends with
-// code 0 and says want.
-func expect(t testing.TB, o helper.Options, script, want string) {
-	t.Helper()
-	out, errs, status := run(t, command(t, o, script))
-	if status != 0 || out != want {
-		t.Errorf("%s:\nsays %q, want %q; status %#x, stderr %q", script, clip(out), clip(want), status, clip(errs))
-	}
-}
-
 // eventually polls cond until it is true, and fails the test where it never is.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"claude-runner/agent/clitest"
+	"claude-runner/agent/scripted"
 	"claude-runner/backends"
 	"claude-runner/backends/backendtest"
 	"claude-runner/backends/docker"
@@ -36,6 +39,7 @@ func TestSandboxes(t *testing.T) {
 			s := newSandboxes(t, name, kind)
 			for what, run := range map[string]func(*testing.T, *sandboxes){
 				"the proxy's variable leads to the gateway": throughProxy,
+				"the real agent reaches the model by it":    realAgent,
 				"the end is the agent's own":                ends,
 				"a stop ends the agent and all it started":  stops,
 				"TERM reaches the agent":                    terminates,
@@ -48,15 +52,6 @@ func TestSandboxes(t *testing.T) {
 				t.Run(what, func(t *testing.T) { run(t, s) })
 			}
 		})
-	}
-}
-
-func BenchmarkStart(b *testing.B) {
-	program := build(b, runtime.GOOS)
-	for b.Loop() {
-		if err := exec.Command(program, "-socket", "/no/such/socket", "--", "/bin/true").Run(); err != nil {
-			b.Fatal(err)
-		}
 	}
 }
 
@@ -120,12 +115,16 @@ func (s *sandboxes) start(t *testing.T, script string, env map[string]string) (b
 		Limits: backends.Limits{Tmpfs: map[string]int64{"/tmp": 64 << 20}},
 	}
 	for k, v := range env {
-		spec.Env[k] = v
+		spec.Env[k] = strings.ReplaceAll(v, m.Target, s.caps.Path(m))
 	}
 	if slices.Contains(s.caps.Networks, backends.NetworkNone) {
 		spec.Network = backends.NetworkNone
 	}
-	argv, mounts, err := s.helper.Command(s.caps, []string{"sh", "-c", script}, helper.Options{Socket: s.caps.Path(m) + "/gateway.sock"})
+	o := helper.Options{Socket: s.caps.Path(m) + "/gateway.sock"}
+	if _, err := helper.LandlockSupported(); err == nil { // where it is the backend's part, it makes no difference
+		o.Confine = &helper.Confinement{ReadWrite: []string{m.Source}}
+	}
+	argv, mounts, err := s.helper.Command(s.caps, []string{"sh", "-c", script}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,6 +198,39 @@ func throughProxy(t *testing.T, s *sandboxes) {
 	httpGateway(t, filepath.Join(dir, "gateway.sock")) // which the helper finds when it is needed
 	if r := finish(t, sb); r.out != "asked for http://example.invalid:81/path\n" {
 		t.Errorf("curl says %q, stderr %q, exit %+v", r.out, r.errs, r.exit)
+	}
+}
+
+// realAgent has the real CLI call a tool, with no network but the helper's.
+func realAgent(t *testing.T, s *sandboxes) {
+	if !s.caps.Sockets {
+		t.Skip("Capabilities.Sockets is false")
+	}
+	path := "/usr/local/bin:/usr/bin:/bin"
+	if !s.caps.Images {
+		path = filepath.Dir(clitest.Path(t)) + ":" + path // whose folders can be read
+	}
+	model := scripted.New(scripted.MustParse(`
+rules:
+  - match: {message: "go", tool_results: 0}
+    answer: [{tool_use: Bash, input: {command: "echo $((6*7)); curl -sS http://example.invalid/x", description: Try}}]
+  - answer: [{text: "It says {{trim .LastToolResult}}."}]
+`), scripted.Options{})
+	defer model.Close()
+	sb, dir := s.start(t, `read x; cd $W && exec claude -p go --dangerously-skip-permissions`, map[string]string{
+		"PATH": path, "HOME": "/run/runner", "ANTHROPIC_API_KEY": "worthless", "ANTHROPIC_BASE_URL": "http://" + helper.AddressToken,
+		"http_proxy": "http://" + helper.AddressToken, "no_proxy": "127.0.0.1", "DISABLE_AUTOUPDATER": "1",
+		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_RETRIES": "0",
+	})
+	serve(t, filepath.Join(dir, "gateway.sock"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Host != "" { // as a proxy is asked
+			_, _ = io.WriteString(w, "asked for "+r.URL.String())
+			return
+		}
+		model.ServeHTTP(w, r)
+	}))
+	if r := finish(t, sb); r.out != "It says 42\nasked for http://example.invalid/x.\n" || r.exit != (backends.Exit{}) {
+		t.Errorf("the agent says %q, stderr %q, exit %+v; the model's problems: %q", r.out, clip(r.errs), r.exit, model.Problems())
 	}
 }
 

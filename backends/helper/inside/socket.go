@@ -1,6 +1,7 @@
 package inside
 
 import (
+	"errors"
 	"io"
 	"os"
 	"strconv"
@@ -44,7 +45,7 @@ func accept(l *os.File) (socket, error) {
 	fd, failed := -1, error(nil)
 	err = raw.Read(func(listener uintptr) bool {
 		fd, failed = acceptNow(int(listener))
-		return failed != syscall.EAGAIN && failed != syscall.EINTR && failed != syscall.ECONNABORTED
+		return !errors.Is(failed, syscall.EAGAIN) && !errors.Is(failed, syscall.EINTR) && !errors.Is(failed, syscall.ECONNABORTED)
 	})
 	if err == nil {
 		err = failed
@@ -93,7 +94,7 @@ func (s socket) copyTo(to socket) error {
 				return err
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
