@@ -117,8 +117,14 @@ func openApp(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *app,
 // helperOf puts the program before a sandbox's command. On a backend that
 // isolates nothing it confines the agent's files, where the kernel can.
 func helperOf(p *helper.Program) func(backends.Capabilities, session.HelperTask) ([]string, []backends.Mount, error) {
+	_, err := helper.LandlockSupported()
+	confines := err == nil
 	return func(c backends.Capabilities, t session.HelperTask) ([]string, []backends.Mount, error) {
-		return p.Command(c, t.Argv, helper.Options{Socket: t.Socket, Confine: &helper.Confinement{ReadWrite: t.Folders}})
+		o := helper.Options{Socket: t.Socket}
+		if confines {
+			o.Confine = &helper.Confinement{ReadWrite: t.Folders}
+		}
+		return p.Command(c, t.Argv, o)
 	}
 }
 
