@@ -108,7 +108,7 @@ func publicDir(t *testing.T) string {
 	return dir
 }
 
-// startScripted serves a script, and returns its address as sandboxes have it.
+// startScripted serves a script, and returns its address.
 func startScripted(t *testing.T, file string) string {
 	t.Helper()
 	script, err := scripted.Load(file)
@@ -116,7 +116,7 @@ func startScripted(t *testing.T, file string) string {
 		t.Fatal(err)
 	}
 	server := scripted.New(script, scripted.Options{})
-	url, err := server.Listen("0.0.0.0:0")
+	url, err := server.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func startScripted(t *testing.T, file string) string {
 			t.Errorf("%s: %q", file, problems)
 		}
 	})
-	return "http://host.docker.internal" + url[strings.LastIndex(url, ":"):]
+	return url
 }
 
 // requireBackends skips the test where one of the backends does not start the

@@ -25,7 +25,7 @@ const samples = 20
 func BenchmarkTurn(b *testing.B) {
 	for _, kind := range kinds() {
 		b.Run(kind.Name, func(b *testing.B) {
-			asked, url := startAsked(b)
+			asked, url := startAsked(b, "127.0.0.1:0")
 			cfg := loadConfig(b, testConfig, with(variables(b, kind.Name, url), "CLAUDE_RUNNER_LOG__LEVEL", "warn"))
 			p := startProgram(b, cfg)
 			requireAgent(b, p, kind.Name)
@@ -50,7 +50,7 @@ var plainArgs = []string{
 // new HOME, as a plain process.
 func BenchmarkPlainCLI(b *testing.B) {
 	clitest.Path(b)
-	asked, url := startAsked(b)
+	asked, url := startAsked(b, "127.0.0.1:0")
 	measure(b, asked, func() {
 		runPlain(b, clitest.Command(context.Background(), b, clitest.Dir(b), url, nil, plainArgs...))
 	})
@@ -63,7 +63,7 @@ func BenchmarkDockerRun(b *testing.B) {
 	if err != nil {
 		b.Skip(err)
 	}
-	asked, url := startAsked(b)
+	asked, url := startAsked(b, "0.0.0.0:0") // where the engine's network leads
 	p := startProgram(b, loadConfig(b, testConfig, variables(b, docker.Kind().Name, url)))
 	requireAgent(b, p, docker.Kind().Name) // the engine and the image are there
 	args := []string{
@@ -81,11 +81,11 @@ func runPlain(b *testing.B, cmd *exec.Cmd) {
 	}
 }
 
-// startAsked starts the model, and returns a channel with the time of each of
-// its requests.
-func startAsked(b *testing.B) (<-chan time.Time, string) {
+// startAsked starts the model on an address of this host, and returns a channel
+// with the time of each of its requests.
+func startAsked(b *testing.B, address string) (<-chan time.Time, string) {
 	asked := make(chan time.Time, 100)
-	_, url := startModel(b, "testdata/script.yaml", scripted.Options{OnRequest: func(r scripted.Request) { asked <- r.At }})
+	_, url := startModelOn(b, address, "testdata/script.yaml", scripted.Options{OnRequest: func(r scripted.Request) { asked <- r.At }})
 	return asked, url
 }
 

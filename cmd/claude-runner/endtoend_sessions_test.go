@@ -22,7 +22,7 @@ import (
 // testToolsAndOutput has the example's support agent call its company's API
 // with its own tool, from inside the sandbox.
 func testToolsAndOutput(t *testing.T, d *deployment) {
-	support := d.chat(t, "support").with("env", map[string]string{"ACME_API_URL": startAcme(t)})
+	support := d.chat(t, "support").with("env", map[string]string{"ACME_API_URL": "http://" + backends.HostAlias + ":" + d.acmePort})
 	r := support.ask("Look up my account, email is alice@startup.io")
 	want := `{"action":"resolve","confidence":1,"response":"Hi Alice!",
 		"user":{"name":"Alice Chen","email":"alice@startup.io","plan":"growth"}}`
@@ -45,8 +45,8 @@ func decoded(t testing.TB, text string) (value any) {
 	return value
 }
 
-// startAcme runs the example's stand-in for a company's API, and returns its
-// address as a sandbox has it.
+// startAcme runs the example's stand-in for a company's API on this host's
+// loopback, and returns its port.
 func startAcme(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "acme-api")
@@ -54,7 +54,7 @@ func startAcme(t *testing.T) string {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	acme := exec.Command(program, "--listen", "0.0.0.0:0")
+	acme := exec.Command(program, "--listen", "127.0.0.1:0")
 	acme.Env = []string{"ACME_API_TOKEN=" + acmeToken}
 	stdout, err := acme.StdoutPipe()
 	if err != nil {
@@ -74,7 +74,7 @@ func startAcme(t *testing.T) string {
 	if err != nil || port == nil {
 		t.Fatalf("acme-api said %q: %v", line, err)
 	}
-	return "http://" + backends.HostAlias + ":" + port[1]
+	return port[1]
 }
 
 // testIsolation looks from one session for the files and processes of another

@@ -78,6 +78,7 @@ func TestEndToEnd(t *testing.T) {
 type deployment struct {
 	*program
 	kind         string
+	acmePort     string // where a company's API is, which the support agent may call
 	model        *scripted.Server
 	capabilities backends.Capabilities
 }
@@ -87,9 +88,10 @@ type deployment struct {
 func deploy(t *testing.T, kind string) *deployment {
 	t.Helper()
 	model, url := startModel(t, "testdata/script.yaml", scripted.Options{KeepRequests: 5000})
-	p := startProgram(t, loadConfig(t, testConfig, variables(t, kind, url)))
+	acmePort := startAcme(t)
+	p := startProgram(t, loadConfig(t, testConfig, with(variables(t, kind, url), "ACME_PORT", acmePort)))
 	requireAgent(t, p, kind)
-	d := &deployment{program: p, kind: kind, model: model}
+	d := &deployment{program: p, kind: kind, acmePort: acmePort, model: model}
 	b, _ := p.backends.Backend(kind)
 	d.capabilities = b.Capabilities()
 	t.Cleanup(func() {

@@ -32,17 +32,22 @@ const (
 // testConfig is the configuration of most tests.
 const testConfig = "testdata/config.yaml"
 
-// startModel serves a script where sandboxes reach it, and holds at the test's
+// startModel serves a script on this host's loopback, and holds at the test's
 // end that it had an answer to everything. It returns the address for
 // model_api.base_url.
 func startModel(t testing.TB, script string, o scripted.Options) (*scripted.Server, string) {
+	t.Helper()
+	return startModelOn(t, "127.0.0.1:0", script, o)
+}
+
+func startModelOn(t testing.TB, address, script string, o scripted.Options) (*scripted.Server, string) {
 	t.Helper()
 	s, err := scripted.Load(script)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := scripted.New(s, o)
-	url, err := server.Listen("0.0.0.0:0")
+	url, err := server.Listen(address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +68,7 @@ func variables(t testing.TB, backend, modelURL string) map[string]string {
 	return map[string]string{
 		"BACKEND": backend, "DATA_DIR": backendtest.SharedDir(t), "CLI_DIR": cliDir(t, backend),
 		"MODEL_URL": modelURL, "MODEL_KEY": modelKey, "PROFILE_SECRET": profileSecret, "ACME_API_TOKEN": acmeToken,
+		"ACME_PORT": "3457",
 	}
 }
 

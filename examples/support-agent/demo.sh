@@ -119,10 +119,6 @@ choose_backend() {
 		backend=$(sed -n 's/^.* agent support: runs on \([^ ]*\).*$/\1/p' "$work/doctor.log")
 		[ -n "$backend" ] || fail 'no backend works here: doctor says above what to do'
 	fi
-	# An engine's sandboxes reach this machine by its network's address, local processes by loopback. Docker Desktop and
-	# Podman's machine lead their sandboxes to loopback too.
-	any=127.0.0.1
-	if [ "$backend" != local ] && [ "$(uname)" = Linux ]; then any=0.0.0.0; fi
 }
 
 # configure sets what is this run's own over config.yaml.
@@ -136,20 +132,23 @@ configure() {
 
 start_company() {
 	(cd "$root" && CGO_ENABLED=0 go build -o "$work/bin/acme-api" ./examples/support-agent/acme-api)
-	start acme-api "$work/bin/acme-api" --listen "$any:0"
+	start acme-api "$work/bin/acme-api" --listen 127.0.0.1:0
 	await acme-api 'AcmeApp API at '
-	export ACME_API_URL=http://host.docker.internal:${found##*:}
+	local port=${found##*:}
+	export ACME_API_URL=http://host.docker.internal:$port
+	# The agent may call the API's port on this machine, and nothing else.
+	sed -e "s/3457/$port/" -e "s|template: \\./agent|template: $here/agent|" "$here/config.yaml" >"$work/config.yaml"
 }
 
 start_model_api() {
 	[ -n "$scripted" ] || return 0
-	start scripted "$runner" scripted --script "$here/script.yaml" --listen "$any:0"
+	start scripted "$runner" scripted --script "$here/script.yaml" --listen 127.0.0.1:0
 	await scripted 'scripted Messages API at '
-	export CLAUDE_RUNNER_MODEL_API__BASE_URL=http://host.docker.internal:${found##*:}
+	export CLAUDE_RUNNER_MODEL_API__BASE_URL=http://127.0.0.1:${found##*:}
 }
 
 start_server() {
-	start server "$runner" serve --config "$here/config.yaml"
+	start server "$runner" serve --config "$work/config.yaml"
 	server=$started
 	await server 'is ready" url='
 	url=${found%% *}

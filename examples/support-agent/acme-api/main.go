@@ -19,7 +19,7 @@ import (
 )
 
 func main() {
-	listen := flag.String("listen", "127.0.0.1:3457", "address to listen on; containers reach 0.0.0.0:PORT, not 127.0.0.1; port 0 takes a free one")
+	listen := flag.String("listen", "127.0.0.1:3457", "address to listen on; agents reach it through the runner, so loopback will do; port 0 takes a free one")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
