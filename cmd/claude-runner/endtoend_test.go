@@ -87,9 +87,17 @@ type deployment struct {
 // can't run agents here, or fails it where it has to.
 func deploy(t *testing.T, kind string) *deployment {
 	t.Helper()
-	model, url := startModel(t, "testdata/script.yaml", scripted.Options{KeepRequests: 5000})
+	return deployWith(t, kind, scripted.Options{})
+}
+
+// deployWith is deploy with a model's options, and more variables in pairs.
+func deployWith(t *testing.T, kind string, o scripted.Options, more ...string) *deployment {
+	t.Helper()
+	o.KeepRequests = 5000
+	model, url := startModel(t, "testdata/script.yaml", o)
 	acmePort := startAcme(t)
-	p := startProgram(t, loadConfig(t, testConfig, with(variables(t, kind, url), "ACME_PORT", acmePort)))
+	env := with(variables(t, kind, url), append(more, "ACME_PORT", acmePort)...)
+	p := startProgram(t, loadConfig(t, testConfig, env))
 	requireAgent(t, p, kind)
 	d := &deployment{program: p, kind: kind, acmePort: acmePort, model: model}
 	b, _ := p.backends.Backend(kind)

@@ -68,7 +68,7 @@ func variables(t testing.TB, backend, modelURL string) map[string]string {
 	return map[string]string{
 		"BACKEND": backend, "DATA_DIR": backendtest.SharedDir(t), "CLI_DIR": cliDir(t, backend),
 		"MODEL_URL": modelURL, "MODEL_KEY": modelKey, "PROFILE_SECRET": profileSecret, "ACME_API_TOKEN": acmeToken,
-		"ACME_PORT": "3457",
+		"ACME_PORT": "3457", "SITE_PORT": "3458",
 	}
 }
 
