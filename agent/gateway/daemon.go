@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"syscall"
@@ -63,6 +64,7 @@ type daemon struct {
 func runDaemon(dir string) error {
 	closeInherited()
 	unix.Umask(0o077)
+	debug.SetGCPercent(400) // little is kept, and much passes by
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGTERM)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/subtle"
 	"encoding/json"
@@ -82,7 +83,7 @@ func (call *modelCall) read(w http.ResponseWriter) (release func(), ok bool) {
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
-	call.body, err = io.ReadAll(http.MaxBytesReader(w, call.in.Body, maxBody))
+	call.body, err = readAll(http.MaxBytesReader(w, call.in.Body, maxBody), call.in.ContentLength)
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		refuseModel(w, http.StatusRequestEntityTooLarge, "request_too_large", "The request has more than 64 MiB.")
@@ -104,6 +105,15 @@ func (call *modelCall) read(w http.ResponseWriter) (release func(), ok bool) {
 		return release, false
 	}
 	return release, true
+}
+
+// readAll is io.ReadAll with a guess of the size.
+func readAll(r io.Reader, size int64) ([]byte, error) {
+	const first = 1 << 20 // a guess beyond is believed when it comes
+	var b bytes.Buffer
+	b.Grow(int(min(max(size, 0), first)) + bytes.MinRead)
+	_, err := b.ReadFrom(r)
+	return b.Bytes(), err
 }
 
 func (c *config) allowsModel(model string) bool {
