@@ -16,6 +16,7 @@ const (
 	controlName = "gateway.v1.sock"
 	lockName    = "gateway.v1.lock"
 	logName     = "gateway.v1.log"
+	ledgerName  = "gateway.v1.json"
 
 	instanceHeader = "Gateway-Instance" // which process answers
 

@@ -84,15 +84,21 @@ func runDaemon(dir string) error {
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
+	gateway := New(Options{Log: log})
+	book, err := openBook(filepath.Join(dir, ledgerName), gateway.ledger)
+	if err != nil {
+		log.Error("what was counted before is lost", "error", err)
+	}
 	s, err := bind(filepath.Join(dir, controlName), backends.User{UID: os.Geteuid(), GID: os.Getegid()})
 	if err != nil {
 		return fmt.Errorf("open the control socket in %s: %w", dir, err)
 	}
 	d := &daemon{
-		gateway: New(Options{Log: log}), log: log, instance: randomID(),
+		gateway: gateway, log: log, instance: randomID(),
 		stop: make(chan struct{}), asked: time.Now(),
 	}
-	return d.serve(s, signals)
+	err = d.serve(s, signals)
+	return errors.Join(err, book.close())
 }
 
 func (d *daemon) serve(s *socket, signals <-chan os.Signal) error {

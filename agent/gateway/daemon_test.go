@@ -153,7 +153,8 @@ func TestDaemonEndsWithTheLastClient(t *testing.T) {
 	}
 }
 
-// The lease works again, by itself, after the daemon was killed.
+// The lease works again, by itself, after the daemon was killed, and what was
+// counted before still counts.
 func TestDaemonIsStartedAgain(t *testing.T) {
 	_, url := upstream(t, `rules: [{answer: [{text: hi}]}]`, scriptedOptions)
 	dir := t.TempDir()
@@ -162,6 +163,13 @@ func TestDaemonIsStartedAgain(t *testing.T) {
 	if err := client.Open(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
+	if response, text := do(t, inside(t, l.Socket), request(t.Context(), body(false, "hi"))); response.StatusCode != 200 {
+		t.Fatalf("%s %s", response.Status, text)
+	}
+	waitFor(t, "the count to be written down", func() bool {
+		data, _ := os.ReadFile(filepath.Join(dir, "gateway.v1.json"))
+		return strings.Contains(string(data), `"Calls":1`)
+	})
 	for _, pid := range daemons(t, dir) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
@@ -177,8 +185,8 @@ func TestDaemonIsStartedAgain(t *testing.T) {
 		_, _ = io.ReadAll(response.Body)
 		return response.StatusCode == 200
 	})
-	if got := totals(t, client); got.Calls != 1 {
-		t.Errorf("totals %+v", got)
+	if got := totals(t, client); got.Calls != 2 || got.ByModel[model].Calls != 2 {
+		t.Errorf("totals %+v: those before are lost", got)
 	}
 }
 

@@ -71,7 +71,7 @@ type modelCall struct {
 	body    []byte
 	model   string // what is asked for
 	metered bool
-	totals  *Totals // the meter's, where it is metered
+	meter   *meter // where it is metered
 }
 
 // read takes in the body, or refuses it. release gives back the room that it
@@ -124,7 +124,7 @@ func (c *config) allowsModel(model string) bool {
 func (call *modelCall) forward(w http.ResponseWriter) {
 	g, c := call.lease.gateway, call.config
 	if call.metered {
-		call.totals = g.ledger.meter(c.Meter)
+		call.meter = g.ledger.meter(c.Meter)
 	}
 	ctx, cancel := context.WithCancelCause(call.in.Context())
 	defer cancel(nil)
@@ -176,7 +176,7 @@ func (call *modelCall) overBudget(w http.ResponseWriter) bool {
 	if !call.metered {
 		return false
 	}
-	e := call.lease.gateway.ledger.exceeded(call.totals, call.config.Budgets)
+	e := call.lease.gateway.ledger.exceeded(call.meter, call.config.Budgets)
 	if e == nil {
 		return false
 	}
@@ -187,7 +187,7 @@ func (call *modelCall) overBudget(w http.ResponseWriter) bool {
 
 func (call *modelCall) record(how fate, t tally) {
 	if call.metered {
-		call.lease.gateway.ledger.record(call.totals, call.config, how, t)
+		call.lease.gateway.ledger.record(call.meter, call.config, how, t)
 	}
 }
 
