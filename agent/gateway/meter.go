@@ -11,6 +11,9 @@ import (
 // purseTime is how long a budget's spending is known that no lease names.
 const purseTime = 48 * time.Hour
 
+// maxModels bounds Totals.ByModel.
+const maxModels = 64
+
 // ledger counts calls by meter and what was spent by budget.
 type ledger struct {
 	mu     sync.Mutex
@@ -121,6 +124,9 @@ func (l *ledger) record(m *meter, c *config, how fate, u tally) {
 	}
 	add(&m.Usage, u.Usage)
 	m.CostUSD += usd
+	if _, ok := m.ByModel[u.model]; !ok && len(m.ByModel) >= maxModels {
+		u.model = "others" // a sandbox can ask for any
+	}
 	by := m.ByModel[u.model]
 	by.Calls++
 	add(&by.Usage, u.Usage)

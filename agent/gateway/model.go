@@ -24,6 +24,7 @@ const (
 	writeTimeout = 2 * time.Minute  // for the sandbox to take a piece of an answer
 	silence      = 10 * time.Minute // of an upstream within an answer
 	maxErrorBody = 256 << 10
+	maxModel     = 200 // bytes of a model's id
 )
 
 // model answers a request in origin form: a call of the Messages API.
@@ -96,7 +97,7 @@ func (call *modelCall) read(w http.ResponseWriter) (release func(), ok bool) {
 	scan := newFieldScanner("model")
 	scan.feed(call.body)
 	bad := !scan.done || scan.bad || scan.repeated
-	if bad || json.Unmarshal(scan.values["model"], &call.model) != nil || call.model == "" {
+	if bad || json.Unmarshal(scan.values["model"], &call.model) != nil || call.model == "" || len(call.model) > maxModel {
 		refuseModel(w, http.StatusBadRequest, "invalid_request_error", "The request is no JSON object with one model.")
 		return release, false
 	}
@@ -216,7 +217,7 @@ func (call *modelCall) relay(w http.ResponseWriter, answer *http.Response, api a
 		usage = newEventReader(call.model)
 	}
 	w.WriteHeader(answer.StatusCode)
-	p := pipe{call: call, w: w, control: http.NewResponseController(w), usage: usage}
+	p := pipe{call: call, w: w, control: http.NewResponseController(w), usage: usage, left: answer.ContentLength}
 	if !p.run(answer.Body, cancel) {
 		panic(http.ErrAbortHandler) // the client is to see that it is not whole
 	}
@@ -241,6 +242,7 @@ type pipe struct {
 	w        io.Writer
 	control  *http.ResponseController
 	usage    reader
+	left     int64 // bytes of the answer to come; less than 0: not known
 	recorded bool
 }
 
@@ -265,6 +267,9 @@ func (p *pipe) run(from io.Reader, cancel context.CancelCauseFunc) bool {
 			if p.usage.whole() {
 				p.record(answered) // who reads the end finds it counted
 			}
+			if p.left -= int64(n); p.left == 0 {
+				p.record(cut) // unless it was whole
+			}
 			_ = p.control.SetWriteDeadline(time.Now().Add(writeTimeout))
 			if _, err := p.w.Write(buffer[:n]); err != nil {
 				return false
@@ -275,7 +280,7 @@ func (p *pipe) run(from io.Reader, cancel context.CancelCauseFunc) bool {
 		}
 		if err != nil {
 			p.record(cut)
-			return err == io.EOF //nolint:errorlint // io.Reader gives it as it is
+			return err == io.EOF
 		}
 	}
 }

@@ -193,7 +193,7 @@ func TestFailover(t *testing.T) {
 			g, client := open(t, lease(t, url1, url2), gateway.Options{})
 			for range 2 {
 				response, text := do(t, client, request(t.Context(), body(true, "hi")))
-				if response.StatusCode != 200 {
+				if response.StatusCode != http.StatusOK {
 					t.Fatalf("%s %s", response.Status, text)
 				}
 				contains(t, text, "second")
@@ -211,7 +211,7 @@ func TestFailover(t *testing.T) {
 		_, url := upstream(t, sentence, scripted.Options{})
 		_, client := open(t, lease(t, deadURL(t), url), gateway.Options{})
 		response, text := do(t, client, request(t.Context(), body(false, "hi")))
-		if response.StatusCode != 200 {
+		if response.StatusCode != http.StatusOK {
 			t.Errorf("%s %s", response.Status, text)
 		}
 	})
@@ -232,7 +232,7 @@ func TestFailover(t *testing.T) {
 		_, url1 := upstream(t, `rules: [{error: {status: 500}}]`, scripted.Options{})
 		_, url2 := upstream(t, sentence, scripted.Options{})
 		_, client := open(t, lease(t, url1, url2), gateway.Options{})
-		if response, text := do(t, client, request(t.Context(), body(false, "hi"))); response.StatusCode != 500 {
+		if response, text := do(t, client, request(t.Context(), body(false, "hi"))); response.StatusCode != http.StatusInternalServerError {
 			t.Errorf("%s %s", response.Status, text)
 		}
 	})
@@ -434,10 +434,10 @@ func TestBudgetHoldsForConcurrentCalls(t *testing.T) {
 			for range 10 {
 				before := totals(t, g).CostUSD
 				response, _ := do(t, client, request(t.Context(), body(false, "hi")))
-				if response.StatusCode == 200 && before >= l.Budgets[0].LimitUSD {
+				if response.StatusCode == http.StatusOK && before >= l.Budgets[0].LimitUSD {
 					t.Error("a call went out after the limit was reached")
 				}
-				if response.StatusCode == 403 {
+				if response.StatusCode == http.StatusForbidden {
 					refused.Add(1)
 				}
 			}
@@ -488,7 +488,7 @@ func TestBadHTTP(t *testing.T) {
 		}
 		conn.Close()
 	}
-	if response, text := do(t, client, request(t.Context(), body(false, "hi"))); response.StatusCode != 200 {
+	if response, text := do(t, client, request(t.Context(), body(false, "hi"))); response.StatusCode != http.StatusOK {
 		t.Errorf("%s %s", response.Status, text)
 	}
 }
@@ -515,13 +515,13 @@ func TestManyConnections(t *testing.T) {
 	if len(idle) < 256 {
 		t.Errorf("%d connections", len(idle))
 	}
-	if response, text := do(t, inside(t, other.Socket), request(t.Context(), body(false, "hi"))); response.StatusCode != 200 {
+	if response, text := do(t, inside(t, other.Socket), request(t.Context(), body(false, "hi"))); response.StatusCode != http.StatusOK {
 		t.Errorf("%s %s", response.Status, text)
 	}
 	for _, conn := range idle {
 		conn.Close()
 	}
-	if response, text := do(t, inside(t, l.Socket), request(t.Context(), body(false, "hi"))); response.StatusCode != 200 {
+	if response, text := do(t, inside(t, l.Socket), request(t.Context(), body(false, "hi"))); response.StatusCode != http.StatusOK {
 		t.Errorf("%s %s", response.Status, text)
 	}
 }
