@@ -60,7 +60,7 @@ func bind(path string, owner backends.User) (_ *socket, err error) {
 	if s.info, err = inside.Lstat("s"); err != nil {
 		return nil, err
 	}
-	if err = s.move(nest); err != nil {
+	if err := s.move(nest); err != nil {
 		return nil, err
 	}
 	return s, nil
