@@ -201,6 +201,11 @@ func (c *Client) once(ctx context.Context, path string, body []byte, answer any)
 	if err != nil {
 		return "", err
 	}
+	key, err := os.ReadFile(filepath.Join(c.dir, keyName))
+	if err != nil {
+		return "", &goneError{fmt.Errorf("ask the gateway: %w", err)}
+	}
+	r.Header.Set(keyHeader, string(key))
 	response, err := c.http.Do(r)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -216,6 +221,9 @@ func (c *Client) once(ctx context.Context, path string, body []byte, answer any)
 			return "", ctx.Err()
 		}
 		return "", &goneError{fmt.Errorf("read the gateway's answer: %w", err)}
+	}
+	if response.StatusCode == http.StatusUnauthorized {
+		return "", &goneError{errors.New("the gateway has another key: it has just been started")}
 	}
 	if response.StatusCode != http.StatusOK {
 		var e remoteError

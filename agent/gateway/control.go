@@ -11,12 +11,17 @@ import (
 
 // The control protocol is POST requests with a JSON object each, to the paths
 // below, over a unix socket in the state folder. Its version is in the names of
-// the files, so that a runner never speaks to a gateway of another kind.
+// the files, so that a runner never speaks to a gateway of another kind. Each
+// question carries a key that is in a file beside the socket: a sandbox that runs
+// as the runner's user can be kept from reading files more easily than from sockets.
 const (
 	controlName = "gateway.v1.sock"
 	lockName    = "gateway.v1.lock"
 	logName     = "gateway.v1.log"
+	ledgerName  = "gateway.v1.json"
+	keyName     = "gateway.v1.key"
 
+	keyHeader      = "Gateway-Key"      // the content of the file keyName
 	instanceHeader = "Gateway-Instance" // which process answers
 
 	pathPing     = "/ping"

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"syscall"
@@ -49,6 +51,7 @@ type daemon struct {
 	gateway  *Gateway
 	log      *slog.Logger
 	instance string
+	key      string
 	stop     chan struct{} // closed when it is to end
 	stopOnce sync.Once
 
@@ -63,6 +66,7 @@ type daemon struct {
 func runDaemon(dir string) error {
 	closeInherited()
 	unix.Umask(0o077)
+	debug.SetGCPercent(400) // little is kept, and much passes by
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGTERM)
@@ -82,20 +86,33 @@ func runDaemon(dir string) error {
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
+	gateway := New(Options{Log: log})
+	book, err := openBook(filepath.Join(dir, ledgerName), gateway.ledger)
+	if err != nil {
+		log.Error("what was counted before is lost", "error", err)
+	}
+	key := randomID()
+	if err := os.WriteFile(filepath.Join(dir, keyName), []byte(key), 0o600); err != nil {
+		return fmt.Errorf("write the control socket's key: %w", err)
+	}
 	s, err := bind(filepath.Join(dir, controlName), backends.User{UID: os.Geteuid(), GID: os.Getegid()})
 	if err != nil {
 		return fmt.Errorf("open the control socket in %s: %w", dir, err)
 	}
 	d := &daemon{
-		gateway: New(Options{Log: log}), log: log, instance: randomID(),
+		gateway: gateway, log: log, instance: randomID(), key: key,
 		stop: make(chan struct{}), asked: time.Now(),
 	}
-	return d.serve(s, signals)
+	err = d.serve(s, signals)
+	return errors.Join(err, book.close())
 }
 
 func (d *daemon) serve(s *socket, signals <-chan os.Signal) error {
 	d.log.Info("the gateway serves", "pid", os.Getpid())
-	server := &http.Server{Handler: d.routes(), ReadHeaderTimeout: headerWait}
+	server := &http.Server{
+		Handler: d.guard(d.routes()), ReadHeaderTimeout: headerWait,
+		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
+	}
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(s.listener) }()
 	tick := time.NewTicker(time.Second)
@@ -133,6 +150,17 @@ func (d *daemon) end(quiet time.Duration) bool {
 	}
 	d.ending = true
 	return true
+}
+
+// guard lets pass who knows the key.
+func (d *daemon) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if subtle.ConstantTimeCompare([]byte(r.Header.Get(keyHeader)), []byte(d.key)) != 1 {
+			http.Error(w, "the key is another", http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (d *daemon) routes() http.Handler {

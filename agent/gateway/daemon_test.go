@@ -3,8 +3,10 @@ package gateway_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,7 +101,7 @@ func TestDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	response, text := do(t, inside(t, filepath.Join(link, "socket")), request(t.Context(), body(true, "hi")))
-	if response.StatusCode != 200 || server.Served().Calls != 1 {
+	if response.StatusCode != http.StatusOK || server.Served().Calls != 1 {
 		t.Fatalf("%s %s", response.Status, text)
 	}
 	if got := totals(t, client); got.Calls != 1 || got.Usage.InputTokens != 100 || got.Usage.OutputTokens != 7 {
@@ -107,6 +109,30 @@ func TestDaemon(t *testing.T) {
 	}
 	if ids, err := client.Leases(t.Context()); err != nil || len(ids) != 1 || ids[0].ID != l.ID {
 		t.Errorf("leases %v, %v", ids, err)
+	}
+	raw(t, filepath.Join(link, "socket"), get("http://one.org/"))
+	if list, err := client.Refusals(t.Context(), l.ID, 0); err != nil || len(list) != 1 || list[0].Target != "one.org:80" {
+		t.Errorf("refusals %+v, %v", list, err)
+	}
+	if _, err := client.Refusals(t.Context(), "nobody", 0); !errors.Is(err, gateway.ErrNoLease) {
+		t.Errorf("%v", err)
+	}
+	if err := client.Open(t.Context(), gateway.Lease{ID: "bad"}); !errors.Is(err, gateway.ErrInvalidLease) {
+		t.Errorf("%v", err)
+	}
+	// Without the key nobody is answered.
+	control := filepath.Join(t.TempDir(), "c")
+	if err := os.Symlink(filepath.Join(dir, "gateway.v1.sock"), control); err != nil {
+		t.Fatal(err)
+	}
+	question, _ := http.NewRequest(http.MethodPost, "http://gateway/leases", strings.NewReader("{}"))
+	if response, text := do(t, inside(t, control), question); response.StatusCode != http.StatusUnauthorized {
+		t.Errorf("without the key: %s %s", response.Status, text)
+	}
+	for _, name := range []string{"gateway.v1.sock", "gateway.v1.key", "gateway.v1.lock", "gateway.v1.log"} {
+		if info, err := os.Lstat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v %v", name, info, err)
+		}
 	}
 	for _, pid := range daemons(t, dir) {
 		for _, file := range []string{"environ", "cmdline"} {
@@ -119,23 +145,27 @@ func TestDaemon(t *testing.T) {
 
 func TestTwoClientsHaveOneDaemon(t *testing.T) {
 	dir := t.TempDir()
+	clients := make([]*gateway.Client, 4)
 	var wg sync.WaitGroup
-	for range 4 {
+	for i := range clients {
 		wg.Go(func() {
-			client, err := gateway.Start(t.Context(), gateway.Options{StateDir: dir})
-			if err != nil {
+			var err error
+			if clients[i], err = gateway.Start(t.Context(), gateway.Options{StateDir: dir}); err != nil {
 				t.Error(err)
-				return
-			}
-			defer client.Shutdown(context.Background())
-			if n := len(daemons(t, dir)); n == 0 {
-				t.Error("no daemon")
 			}
 		})
 	}
 	wg.Wait()
-	start(t, dir)
+	if t.Failed() {
+		return
+	}
 	waitFor(t, "one daemon", func() bool { return len(daemons(t, dir)) == 1 })
+	for _, client := range clients {
+		if err := client.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	waitFor(t, "no daemon", func() bool { return len(daemons(t, dir)) == 0 })
 }
 
 func TestDaemonEndsWithTheLastClient(t *testing.T) {
@@ -153,7 +183,8 @@ func TestDaemonEndsWithTheLastClient(t *testing.T) {
 	}
 }
 
-// The lease works again, by itself, after the daemon was killed.
+// The lease works again, by itself, after the daemon was killed, and what was
+// counted before still counts.
 func TestDaemonIsStartedAgain(t *testing.T) {
 	_, url := upstream(t, `rules: [{answer: [{text: hi}]}]`, scriptedOptions)
 	dir := t.TempDir()
@@ -162,6 +193,13 @@ func TestDaemonIsStartedAgain(t *testing.T) {
 	if err := client.Open(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
+	if response, text := do(t, inside(t, l.Socket), request(t.Context(), body(false, "hi"))); response.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s", response.Status, text)
+	}
+	waitFor(t, "the count to be written down", func() bool {
+		data, _ := os.ReadFile(filepath.Join(dir, "gateway.v1.json"))
+		return strings.Contains(string(data), `"Calls":1`)
+	})
 	for _, pid := range daemons(t, dir) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
@@ -175,10 +213,10 @@ func TestDaemonIsStartedAgain(t *testing.T) {
 		}
 		defer response.Body.Close()
 		_, _ = io.ReadAll(response.Body)
-		return response.StatusCode == 200
+		return response.StatusCode == http.StatusOK
 	})
-	if got := totals(t, client); got.Calls != 1 {
-		t.Errorf("totals %+v", got)
+	if got := totals(t, client); got.Calls != 2 || got.ByModel[model].Calls != 2 {
+		t.Errorf("totals %+v: those before are lost", got)
 	}
 }
 

@@ -114,7 +114,7 @@ func raw(t *testing.T, socket, text string) (*http.Response, string) {
 		t.Fatalf("%s: %v", text, err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode == 200 && method == "CONNECT" {
+	if response.StatusCode == http.StatusOK && method == "CONNECT" {
 		return response, ""
 	}
 	data, _ := io.ReadAll(response.Body)
@@ -234,7 +234,7 @@ func TestEgress(t *testing.T) {
 		response, text := raw(t, l.Socket, tt.request)
 		dialed := w.calls()[before:]
 		if tt.dials != "" {
-			if response.StatusCode != 200 || len(dialed) != 1 || dialed[0] != tt.dials {
+			if response.StatusCode != http.StatusOK || len(dialed) != 1 || dialed[0] != tt.dials {
 				t.Errorf("%s: %s, dialed %v: %s", name, response.Status, dialed, text)
 			}
 			continue
@@ -273,13 +273,13 @@ func TestRebinding(t *testing.T) {
 	l := lease(t)
 	l.Network, l.Egress = agent.NetworkAllowlist, rules
 	open(t, l, gateway.Options{Resolver: resolver, Dial: w.dial})
-	if response, text := raw(t, l.Socket, get("http://rebind.example.com/")); response.StatusCode != 200 {
+	if response, text := raw(t, l.Socket, get("http://rebind.example.com/")); response.StatusCode != http.StatusOK {
 		t.Errorf("%s %s", response.Status, text)
 	}
 	if n := resolver.asked["rebind.example.com"]; n != 1 {
 		t.Errorf("%d lookups for one request", n)
 	}
-	if response, text := raw(t, l.Socket, get("http://rebind.example.com/")); response.StatusCode != 403 {
+	if response, text := raw(t, l.Socket, get("http://rebind.example.com/")); response.StatusCode != http.StatusForbidden {
 		t.Errorf("%s %s", response.Status, text)
 	}
 	if calls := w.calls(); len(calls) != 1 || calls[0] != "93.184.216.50:80" {
@@ -295,7 +295,7 @@ func TestNetworkModes(t *testing.T) {
 		open(t, l, gateway.Options{Resolver: &names{answers: resolved}, Dial: w.dial})
 		for _, request := range []string{get("http://api.example.com/"), connectTo("api.example.com:443")} {
 			response, text := raw(t, l.Socket, request)
-			if response.StatusCode != 403 || len(w.calls()) > 0 {
+			if response.StatusCode != http.StatusForbidden || len(w.calls()) > 0 {
 				t.Errorf("%q: %s %s", mode, response.Status, text)
 			}
 			contains(t, text, want)
@@ -311,7 +311,7 @@ func TestPlainRequests(t *testing.T) {
 	open(t, l, gateway.Options{Resolver: &names{answers: resolved}, Dial: w.dial})
 	response, text := raw(t, l.Socket, "POST http://user:pw@api.example.com/a%2Fb?q=1 HTTP/1.1\r\nHost: evil.org\r\n"+
 		"Authorization: Bearer forged\r\nProxy-Authorization: Basic x\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nX-Kept: 2\r\nContent-Length: 5\r\n\r\nhello")
-	if response.StatusCode != 200 || response.Header.Get("X-From") != "world" || text != "POST api.example.com" {
+	if response.StatusCode != http.StatusOK || response.Header.Get("X-From") != "world" || text != "POST api.example.com" {
 		t.Errorf("%s %v %s", response.Status, response.Header, text)
 	}
 	h := w.got.Header
@@ -332,7 +332,7 @@ func TestRulesWithTLS(t *testing.T) {
 	l.Egress = []agent.EgressRule{{Host: "example.com", TLS: true, Ports: []int{443}, Headers: map[string]agent.Secret{"X-Key": "tool-secret"}}}
 	open(t, l, gateway.Options{Resolver: &names{answers: resolved}, Dial: w.dial, TLS: &tls.Config{RootCAs: roots}})
 	response, text := raw(t, l.Socket, get("http://example.com/x"))
-	if response.StatusCode != 200 || text != "GET example.com" || w.got.Header.Get("X-Key") != "tool-secret" || w.got.TLS == nil {
+	if response.StatusCode != http.StatusOK || text != "GET example.com" || w.got.Header.Get("X-Key") != "tool-secret" || w.got.TLS == nil {
 		t.Errorf("%s %s", response.Status, text)
 	}
 	if calls := w.calls(); len(calls) != 1 || calls[0] != "93.184.216.36:443" {
@@ -369,8 +369,8 @@ func TestTunnelHalfCloses(t *testing.T) {
 	// What is sent together with the request is not lost.
 	fmt.Fprintf(conn, "CONNECT host.docker.internal:%d HTTP/1.1\r\nHost: x\r\n\r\nearly ", port)
 	r := bufio.NewReader(conn)
-	response, err := http.ReadResponse(r, &http.Request{Method: "CONNECT"})
-	if err != nil || response.StatusCode != 200 {
+	response, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
+	if err != nil || response.StatusCode != http.StatusOK {
 		t.Fatal(response, err)
 	}
 	fmt.Fprint(conn, "late")
@@ -402,7 +402,7 @@ func TestTunnelsEnd(t *testing.T) {
 		defer conn.Close()
 		_, _ = io.WriteString(conn, connectTo("host.docker.internal:"+strconv.Itoa(port)))
 		r := bufio.NewReader(conn)
-		if response, err := http.ReadResponse(r, &http.Request{Method: "CONNECT"}); err != nil || response.StatusCode != 200 {
+		if response, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect}); err != nil || response.StatusCode != http.StatusOK {
 			t.Fatal(response, err)
 		}
 		if l.Egress = nil; closes {
@@ -432,7 +432,7 @@ func TestRefusals(t *testing.T) {
 	if err != nil || len(first) != 1 {
 		t.Fatalf("%+v %v", first, err)
 	}
-	if r := first[0]; r.Meter != "task" || r.Method != "GET" || r.Target != "one.org:80" || r.Rule != `{host: "one.org", ports: [80]}` {
+	if r := first[0]; r.Meter != "task" || r.Method != http.MethodGet || r.Target != "one.org:80" || r.Rule != `{host: "one.org", ports: [80]}` {
 		t.Errorf("%+v", r)
 	}
 	var waited atomic.Bool

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ensure makes sure that a daemon answers which knows this client's leases.
@@ -122,17 +124,26 @@ func (c *Client) collect() int {
 	return len(alive)
 }
 
-// await waits a little for the daemons that this client has started, which are
-// about to end.
+// await waits a little for the daemon, which is about to end: it holds its lock
+// until then.
 func (c *Client) await(ctx context.Context) {
 	c.starting.Lock()
 	defer c.starting.Unlock()
 	for range 500 {
-		if c.collect() == 0 || ctx.Err() != nil {
+		if c.collect() == 0 && c.isUnlocked() || ctx.Err() != nil {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+func (c *Client) isUnlocked() bool {
+	lock, err := os.Open(filepath.Join(c.dir, lockName))
+	if err != nil {
+		return true
+	}
+	defer lock.Close()
+	return !errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // complaint is the end of the daemon's log, as the rest of a sentence.

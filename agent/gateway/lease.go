@@ -74,7 +74,7 @@ func (g *Gateway) newLease(c *config) (*lease, error) {
 		MaxHeaderBytes:    maxHeaders,
 		BaseContext:       func(net.Listener) context.Context { return l.ctx },
 		ConnState:         l.connState,
-		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelWarn),
 	}
 	if err := l.listen(c); err != nil {
 		l.cancel()

@@ -11,21 +11,31 @@ import (
 // purseTime is how long a budget's spending is known that no lease names.
 const purseTime = 48 * time.Hour
 
+// maxModels bounds Totals.ByModel.
+const maxModels = 64
+
 // ledger counts calls by meter and what was spent by budget.
 type ledger struct {
 	mu     sync.Mutex
-	meters map[string]*Totals
+	meters map[string]*meter
 	purses map[string]*purse
+	change chan struct{} // has something after one; nil: nobody keeps the ledger
+}
+
+// meter is what was called under a name.
+type meter struct {
+	Totals
+	Used time.Time
 }
 
 // purse is what was spent under a budget's name.
 type purse struct {
-	usd  float64
-	used time.Time
+	USD  float64
+	Used time.Time
 }
 
 func newLedger() *ledger {
-	return &ledger{meters: map[string]*Totals{}, purses: map[string]*purse{}}
+	return &ledger{meters: map[string]*meter{}, purses: map[string]*purse{}}
 }
 
 // declare takes in what was spent before.
@@ -35,12 +45,21 @@ func (l *ledger) declare(budgets []Budget) {
 	now := time.Now()
 	for _, b := range budgets {
 		p := l.purse(b.Name)
-		p.usd, p.used = max(p.usd, b.SpentUSD), now
+		p.USD, p.Used = max(p.USD, b.SpentUSD), now
 	}
 	for name, p := range l.purses {
-		if now.Sub(p.used) > purseTime {
+		if now.Sub(p.Used) > purseTime {
 			delete(l.purses, name)
 		}
+	}
+	l.changed()
+}
+
+// changed tells who keeps the ledger.
+func (l *ledger) changed() {
+	select {
+	case l.change <- struct{}{}:
+	default: // it is told already
 	}
 }
 
@@ -53,14 +72,14 @@ func (l *ledger) purse(name string) *purse {
 	return p
 }
 
-// meter returns the totals of the name, which are the caller's to give to
-// record and exceeded only. What is forgotten meanwhile counts for nobody.
-func (l *ledger) meter(name string) *Totals {
+// meter returns the meter of the name, which is the caller's to give to record
+// and exceeded only. What is forgotten meanwhile counts for nobody.
+func (l *ledger) meter(name string) *meter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m := l.meters[name]
 	if m == nil {
-		m = &Totals{ByModel: map[string]ModelTotals{}}
+		m = &meter{Totals: Totals{ByModel: map[string]ModelTotals{}}}
 		l.meters[name] = m
 	}
 	return m
@@ -68,7 +87,7 @@ func (l *ledger) meter(name string) *Totals {
 
 // begin counts a call that is under way, until the function that it returns is
 // called.
-func (l *ledger) begin(m *Totals) (end func()) {
+func (l *ledger) begin(m *meter) (end func()) {
 	add := func(n int64) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -84,15 +103,18 @@ func (l *ledger) refused(meter string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m.Refused++
+	m.Used = time.Now()
+	l.changed()
 }
 
 // exceeded returns the first budget that has no room, and notes it.
-func (l *ledger) exceeded(m *Totals, budgets []Budget) *Exceeded {
+func (l *ledger) exceeded(m *meter, budgets []Budget) *Exceeded {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, b := range budgets {
-		if p := l.purse(b.Name); p.usd >= b.LimitUSD {
-			m.Exceeded = &Exceeded{Budget: b.Name, LimitUSD: b.LimitUSD, SpentUSD: p.usd}
+		if p := l.purse(b.Name); p.USD >= b.LimitUSD {
+			m.Exceeded = &Exceeded{Budget: b.Name, LimitUSD: b.LimitUSD, SpentUSD: p.USD}
+			l.changed()
 			return m.Exceeded
 		}
 	}
@@ -109,7 +131,7 @@ const (
 )
 
 // record counts one call.
-func (l *ledger) record(m *Totals, c *config, how fate, u tally) {
+func (l *ledger) record(m *meter, c *config, how fate, u tally) {
 	price, known := agent.PriceOf(c.prices, u.model)
 	usd := price.Cost(u.Usage, u.hour)
 	l.mu.Lock()
@@ -124,6 +146,9 @@ func (l *ledger) record(m *Totals, c *config, how fate, u tally) {
 	}
 	add(&m.Usage, u.Usage)
 	m.CostUSD += usd
+	if _, ok := m.ByModel[u.model]; !ok && len(m.ByModel) >= maxModels {
+		u.model = "others" // a sandbox can ask for any
+	}
 	by := m.ByModel[u.model]
 	by.Calls++
 	add(&by.Usage, u.Usage)
@@ -133,8 +158,10 @@ func (l *ledger) record(m *Totals, c *config, how fate, u tally) {
 	now := time.Now()
 	for _, b := range c.Budgets {
 		p := l.purse(b.Name)
-		p.usd, p.used = p.usd+usd, now
+		p.USD, p.Used = p.USD+usd, now
 	}
+	m.Used = now
+	l.changed()
 }
 
 func add(to *agent.Usage, u agent.Usage) {
@@ -151,7 +178,7 @@ func (l *ledger) totals(name string) Totals {
 	if m == nil {
 		return Totals{ByModel: map[string]ModelTotals{}}
 	}
-	out := *m
+	out := m.Totals
 	out.ByModel = maps.Clone(m.ByModel)
 	if m.Exceeded != nil {
 		exceeded := *m.Exceeded
@@ -164,4 +191,5 @@ func (l *ledger) forget(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.meters, name)
+	l.changed()
 }

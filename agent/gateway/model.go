@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/subtle"
 	"encoding/json"
@@ -23,6 +24,7 @@ const (
 	writeTimeout = 2 * time.Minute  // for the sandbox to take a piece of an answer
 	silence      = 10 * time.Minute // of an upstream within an answer
 	maxErrorBody = 256 << 10
+	maxModel     = 200 // bytes of a model's id
 )
 
 // model answers a request in origin form: a call of the Messages API.
@@ -70,7 +72,7 @@ type modelCall struct {
 	body    []byte
 	model   string // what is asked for
 	metered bool
-	totals  *Totals // the meter's, where it is metered
+	meter   *meter // where it is metered
 }
 
 // read takes in the body, or refuses it. release gives back the room that it
@@ -82,7 +84,7 @@ func (call *modelCall) read(w http.ResponseWriter) (release func(), ok bool) {
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
-	call.body, err = io.ReadAll(http.MaxBytesReader(w, call.in.Body, maxBody))
+	call.body, err = readAll(http.MaxBytesReader(w, call.in.Body, maxBody), call.in.ContentLength)
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		refuseModel(w, http.StatusRequestEntityTooLarge, "request_too_large", "The request has more than 64 MiB.")
@@ -95,7 +97,7 @@ func (call *modelCall) read(w http.ResponseWriter) (release func(), ok bool) {
 	scan := newFieldScanner("model")
 	scan.feed(call.body)
 	bad := !scan.done || scan.bad || scan.repeated
-	if bad || json.Unmarshal(scan.values["model"], &call.model) != nil || call.model == "" {
+	if bad || json.Unmarshal(scan.values["model"], &call.model) != nil || call.model == "" || len(call.model) > maxModel {
 		refuseModel(w, http.StatusBadRequest, "invalid_request_error", "The request is no JSON object with one model.")
 		return release, false
 	}
@@ -106,6 +108,15 @@ func (call *modelCall) read(w http.ResponseWriter) (release func(), ok bool) {
 	return release, true
 }
 
+// readAll is io.ReadAll with a guess of the size.
+func readAll(r io.Reader, size int64) ([]byte, error) {
+	const first = 1 << 20 // a guess beyond is believed when it comes
+	var b bytes.Buffer
+	b.Grow(int(min(max(size, 0), first)) + bytes.MinRead)
+	_, err := b.ReadFrom(r)
+	return b.Bytes(), err
+}
+
 func (c *config) allowsModel(model string) bool {
 	return len(c.Models) == 0 || slices.Contains(c.Models, model) || slices.Contains(c.Models, agent.WithoutDate(model))
 }
@@ -114,8 +125,8 @@ func (c *config) allowsModel(model string) bool {
 func (call *modelCall) forward(w http.ResponseWriter) {
 	g, c := call.lease.gateway, call.config
 	if call.metered {
-		call.totals = g.ledger.meter(c.Meter)
-		defer g.ledger.begin(call.totals)()
+		call.meter = g.ledger.meter(c.Meter)
+		defer g.ledger.begin(call.meter)()
 	}
 	ctx, cancel := context.WithCancelCause(call.in.Context())
 	defer cancel(nil)
@@ -167,7 +178,7 @@ func (call *modelCall) overBudget(w http.ResponseWriter) bool {
 	if !call.metered {
 		return false
 	}
-	e := call.lease.gateway.ledger.exceeded(call.totals, call.config.Budgets)
+	e := call.lease.gateway.ledger.exceeded(call.meter, call.config.Budgets)
 	if e == nil {
 		return false
 	}
@@ -178,7 +189,7 @@ func (call *modelCall) overBudget(w http.ResponseWriter) bool {
 
 func (call *modelCall) record(how fate, t tally) {
 	if call.metered {
-		call.lease.gateway.ledger.record(call.totals, call.config, how, t)
+		call.lease.gateway.ledger.record(call.meter, call.config, how, t)
 	}
 }
 
@@ -207,7 +218,7 @@ func (call *modelCall) relay(w http.ResponseWriter, answer *http.Response, api a
 		usage = newEventReader(call.model)
 	}
 	w.WriteHeader(answer.StatusCode)
-	p := pipe{call: call, w: w, control: http.NewResponseController(w), usage: usage}
+	p := pipe{call: call, w: w, control: http.NewResponseController(w), usage: usage, left: answer.ContentLength}
 	if !p.run(answer.Body, cancel) {
 		panic(http.ErrAbortHandler) // the client is to see that it is not whole
 	}
@@ -232,6 +243,7 @@ type pipe struct {
 	w        io.Writer
 	control  *http.ResponseController
 	usage    reader
+	left     int64 // bytes of the answer to come; less than 0: not known
 	recorded bool
 }
 
@@ -256,6 +268,9 @@ func (p *pipe) run(from io.Reader, cancel context.CancelCauseFunc) bool {
 			if p.usage.whole() {
 				p.record(answered) // who reads the end finds it counted
 			}
+			if p.left -= int64(n); p.left == 0 {
+				p.record(cut) // unless it was whole
+			}
 			_ = p.control.SetWriteDeadline(time.Now().Add(writeTimeout))
 			if _, err := p.w.Write(buffer[:n]); err != nil {
 				return false
@@ -266,7 +281,7 @@ func (p *pipe) run(from io.Reader, cancel context.CancelCauseFunc) bool {
 		}
 		if err != nil {
 			p.record(cut)
-			return err == io.EOF //nolint:errorlint // io.Reader gives it as it is
+			return err == io.EOF
 		}
 	}
 }

@@ -112,7 +112,7 @@ func stream(w http.ResponseWriter, from io.Reader) bool {
 			}
 		}
 		if err != nil {
-			return err == io.EOF //nolint:errorlint // io.Reader gives it as it is
+			return err == io.EOF
 		}
 	}
 }

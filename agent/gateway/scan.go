@@ -52,6 +52,9 @@ func (s *fieldScanner) text(p []byte, i int) int {
 	from := i
 	for ; i < len(p); i++ {
 		c := p[i]
+		if plain[c] && !s.escaped {
+			continue
+		}
 		switch {
 		case c < ' ':
 			s.bad = true
@@ -72,6 +75,14 @@ func (s *fieldScanner) text(p []byte, i int) int {
 	s.keep(p[from:])
 	return i
 }
+
+// plain are the bytes that mean nothing but themselves in a string.
+var plain = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c >= ' ' && c != '"' && c != '\\'
+	}
+	return t
+}()
 
 // structure takes in a byte outside of strings.
 func (s *fieldScanner) structure(c byte) {

@@ -60,7 +60,10 @@ func bind(path string, owner backends.User) (_ *socket, err error) {
 	if s.info, err = inside.Lstat("s"); err != nil {
 		return nil, err
 	}
-	return s, s.move(nest)
+	if err := s.move(nest); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // isPrivate makes sure that the folder is the one that was made: only this user

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -49,7 +50,7 @@ func TestSocketReplacesWhatIsThere(t *testing.T) {
 				t.Fatal(err)
 			}
 			g, client := open(t, l, gateway.Options{})
-			if response, text := do(t, client, request(t.Context(), body(false, "hi"))); response.StatusCode != 200 {
+			if response, text := do(t, client, request(t.Context(), body(false, "hi"))); response.StatusCode != http.StatusOK {
 				t.Errorf("%s %s", response.Status, text)
 			}
 			info, err := os.Lstat(l.Socket)
@@ -95,7 +96,7 @@ func TestSocketStays(t *testing.T) {
 	g, client := open(t, l, gateway.Options{})
 	call := func(what string) {
 		t.Helper()
-		if response, text := do(t, client, request(t.Context(), body(false, "hi"))); response.StatusCode != 200 {
+		if response, text := do(t, client, request(t.Context(), body(false, "hi"))); response.StatusCode != http.StatusOK {
 			t.Errorf("%s: %s %s", what, response.Status, text)
 		}
 	}

@@ -125,7 +125,7 @@ func (t *tunnel) copy(to net.Conn, from io.Reader, idle *time.Timer) {
 			continue
 		}
 		half, ok := to.(interface{ CloseWrite() error })
-		if err != io.EOF || !ok || half.CloseWrite() != nil { //nolint:errorlint // io.Reader gives it as it is
+		if err != io.EOF || !ok || half.CloseWrite() != nil {
 			t.close()
 		}
 		return

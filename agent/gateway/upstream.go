@@ -45,6 +45,8 @@ func newUpstreams() *upstreams {
 			HTTP2:                 &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 			MaxIdleConnsPerHost:   64,
 			IdleConnTimeout:       60 * time.Second,
+			WriteBufferSize:       32 << 10,
+			ReadBufferSize:        32 << 10,
 			DisableCompression:    true, // usage is read from the answer as it comes
 		},
 	}
