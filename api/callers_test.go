@@ -253,6 +253,23 @@ func TestConfigKeysSeeAll(t *testing.T) {
 	}
 }
 
+// TestHostsWithKeys holds that a name for this host is trusted once a key is
+// asked for, be it one that was made.
+func TestHostsWithKeys(t *testing.T) {
+	w := newWorld(t)
+	page := []string{"Host", "runner.example.com", "Origin", "https://runner.example.com"}
+	if a := w.do(http.MethodGet, "/sessions", "", page...); a.status != http.StatusForbidden || a.object(t)["code"] != "host_not_allowed" {
+		t.Errorf("without keys: %d %s", a.status, a.body)
+	}
+	boss := w.admin()
+	if a := boss.do(http.MethodGet, "/sessions", "", page...); a.status != http.StatusOK {
+		t.Errorf("with a key: %d %s", a.status, a.body)
+	}
+	if a := boss.do(http.MethodGet, "/sessions", "", "Origin", "https://evil.example"); a.status != http.StatusForbidden || a.object(t)["code"] != "origin_not_allowed" {
+		t.Errorf("a foreign page: %d %s", a.status, a.body)
+	}
+}
+
 func TestAgentsOfAKey(t *testing.T) {
 	w := newWorld(t)
 	w.admin()

@@ -59,9 +59,10 @@ func (s *Server) follow(ctx context.Context, who caller, cursor *session.Reader,
 		until, cancel := context.WithDeadlineCause(ctx, ping, errPingDue)
 		records, err := cursor.Next(until)
 		cancel()
-		// The key may have been revoked meanwhile.
-		if _, err := s.access.holder(ctx, who.bound); err != nil {
-			return err
+		if ctx.Err() == nil { // the key may have been revoked meanwhile
+			if _, err := s.access.holder(context.WithoutCancel(ctx), who.bound); err != nil {
+				return err
+			}
 		}
 		if gap, ok := errors.AsType[*session.GapError](err); ok {
 			err = tell(f, resyncView{Type: eventResync, Time: time.Now().UTC(), SessionID: sessionID, Seq: gap.First})

@@ -32,9 +32,9 @@ type AuditQuery struct {
 	Limit   int    // 0: 100
 }
 
-// Audit writes an entry down: before it returns with wait, else soon after. An
-// entry that must not be lost is waited for. Those under way are written when
-// the Manager closes, and later ones at once.
+// Audit writes an entry down: before it returns with wait, else soon after, and
+// then it is an error where the database can't be written. Those under way are
+// written when the Manager closes, and later ones at once.
 func (m *Manager) Audit(ctx context.Context, e AuditEntry, wait bool) error {
 	if e.At.IsZero() {
 		e.At = time.Now().UTC()
@@ -44,7 +44,7 @@ func (m *Manager) Audit(ctx context.Context, e AuditEntry, wait bool) error {
 	if wait {
 		err = m.events.Write("", c, true)
 	} else {
-		err = m.events.enqueue(&entry{change: c})
+		err = m.events.offer(&entry{change: c})
 	}
 	if errors.Is(err, ErrLogClosed) {
 		err = m.opts.Store.Apply(ctx, []Change{c})

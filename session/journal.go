@@ -56,6 +56,21 @@ func (l *EventLog) enqueue(e *entry) error {
 	return nil
 }
 
+// errBusy is returned for what is not worth waiting for.
+var errBusy = errors.New("the database is behind with writing")
+
+// offer is enqueue for what may be lost where the database can't be written, or
+// is far behind.
+func (l *EventLog) offer(e *entry) error {
+	l.mu.Lock()
+	busy := l.trouble != nil || len(l.pending) >= maxPending/2
+	l.mu.Unlock()
+	if busy {
+		return errBusy
+	}
+	return l.enqueue(e)
+}
+
 // Trouble returns why the log can't write now, or nil.
 func (l *EventLog) Trouble() error {
 	l.mu.Lock()

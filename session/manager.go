@@ -123,7 +123,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	}
 	m.keys = newKeyring(opts.Store, func(u KeyUse) {
 		// Not written down, it is no loss.
-		_ = m.events.enqueue(&entry{change: Change{Use: &u}})
+		_ = m.events.offer(&entry{change: Change{Use: &u}})
 	})
 	m.root, m.cancel = context.WithCancelCause(context.Background())
 	if err := m.folders.prepare(); err != nil {
