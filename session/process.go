@@ -180,9 +180,9 @@ func sandboxURL(base string) string {
 }
 
 func (a *attempt) pulling(p backends.PullProgress) {
-	a.emit(Event{Event: agent.Event{Type: agent.EventStatus, Status: &agent.Status{
+	a.emit(Event{Event: a.mask.event(agent.Event{Type: agent.EventStatus, Status: &agent.Status{
 		Phase: "pull", Message: p.Image + ": " + p.Status, Current: p.Current, Total: p.Total,
-	}}})
+	}})})
 }
 
 // sandboxLimits returns the profile's limits as a backend wants them.

@@ -96,7 +96,7 @@ func (a *attempt) load(ctx context.Context) error {
 	if a.api, err = a.m.opts.ModelAPI(); err != nil {
 		return &Error{Code: CodeNoCredentials, Message: err.Error(), Err: err}
 	}
-	a.mask = newMasker(a.api, profile.Secrets, task.Request.Env)
+	a.mask = newMasker(secretValues(a.api, profile.Profile, task.Request.Env))
 	return nil
 }
 
@@ -138,25 +138,40 @@ func (a *attempt) hasAgent() {
 // converse gives the task's message to the agent and tells what it does.
 func (a *attempt) converse(ctx context.Context, t agent.Turn, begun func()) (agent.Result, error) {
 	t.Message, t.Context = a.job.task.Request.Message, a.job.task.Request.Context
+	mask := eventMask{masker: a.mask}
 	step := int64(0)
 	answer, err := a.proc.conv.Turn(ctx, t, func(e agent.Event) {
 		begun()
-		if step++; step == 1 {
+		if step == 0 {
 			a.hasAgent()
 		}
-		if step <= a.told {
-			return // an earlier process has told it
-		}
-		event := Event{Event: e, step: step}
-		if e.Type == agent.EventInit {
-			event.Backend = a.proc.backend
-		}
-		a.emit(event)
+		// Each of the agent's events has two steps, whatever the mask makes of
+		// it: one for the text that comes before it, one for itself.
+		before, now := mask.next(e)
+		a.tellStep(step+1, before)
+		step += 2
+		a.tellStep(step, now)
 	})
+	if !errors.Is(err, agent.ErrDetached) {
+		a.tellStep(step+1, mask.rest())
+	}
 	if e, ok := errors.AsType[*agent.Error](err); ok && e.Code == agent.CodeAgentExited {
 		err = a.whyExited(e)
 	}
 	return answer, err
+}
+
+// tellStep tells an event of the agent's, if there is one and no earlier process
+// has told it.
+func (a *attempt) tellStep(step int64, e *agent.Event) {
+	if e == nil || step <= a.told {
+		return
+	}
+	event := Event{Event: *e, step: step}
+	if e.Type == agent.EventInit {
+		event.Backend = a.proc.backend
+	}
+	a.emit(event)
 }
 
 // whyExited says what the backend knows of an agent that ended before its
@@ -183,6 +198,7 @@ func (a *attempt) whyExited(e *agent.Error) error {
 // collect keeps what is known of the task's outcome, also of a failed one.
 func (a *attempt) collect(answer agent.Result, duration time.Duration) {
 	r := &a.result
+	defer func() { a.result = a.mask.result(a.result) }()
 	r.Text, r.Model, r.Tools, r.Turns = answer.Text, answer.Model, answer.Tools, answer.Turns
 	r.Usage, r.CostUSD, r.Duration = answer.Usage, answer.CostUSD, duration
 	if a.profile.Source == nil {
