@@ -50,6 +50,8 @@ var statuses = map[session.Code]int{
 	session.CodeImage:          http.StatusServiceUnavailable,
 	session.CodeTimedOut:       http.StatusGatewayTimeout,
 	session.CodeOutOfMemory:    http.StatusBadGateway,
+	session.CodeOutputLimit:    http.StatusBadGateway,
+	session.CodeDiskLimit:      http.StatusBadGateway,
 	session.CodeSandboxKilled:  http.StatusBadGateway,
 	session.CodeSandbox:        http.StatusBadGateway,
 	session.CodeStorage:        http.StatusInternalServerError, // no waiting mends a full disk

@@ -133,21 +133,23 @@ func viewSession(s session.State) sessionView {
 
 // agentView is a profile on the wire: what a client may know of it.
 type agentView struct {
-	Name           string          `json:"name"`
-	Description    string          `json:"description,omitempty"`
-	Default        bool            `json:"default"`
-	Model          string          `json:"model"`
-	Backends       []string        `json:"backends"` // the first that is healthy runs it
-	Image          string          `json:"image,omitempty"`
-	Tools          []string        `json:"tools"`
-	PermissionMode string          `json:"permissionMode"`
-	MaxTurns       int             `json:"maxTurns,omitempty"`
-	MaxBudgetUSD   float64         `json:"maxBudgetUsd,omitempty"`
-	Timeout        int64           `json:"timeout"`               // milliseconds
-	IdleTimeout    int64           `json:"idleTimeout,omitempty"` // milliseconds
-	Concurrency    int             `json:"concurrency,omitempty"`
-	Limits         agent.Limits    `json:"limits"`
-	OutputSchema   json.RawMessage `json:"outputSchema,omitempty"` // the JSON schema of its output
+	Name           string       `json:"name"`
+	Description    string       `json:"description,omitempty"`
+	Default        bool         `json:"default"`
+	Model          string       `json:"model"`
+	Backends       []string     `json:"backends"` // the first that is healthy runs it
+	Image          string       `json:"image,omitempty"`
+	Tools          []string     `json:"tools"`
+	PermissionMode string       `json:"permissionMode"`
+	MaxTurns       int          `json:"maxTurns,omitempty"`
+	MaxBudgetUSD   float64      `json:"maxBudgetUsd,omitempty"`
+	Timeout        int64        `json:"timeout"`               // milliseconds
+	IdleTimeout    int64        `json:"idleTimeout,omitempty"` // milliseconds
+	Concurrency    int          `json:"concurrency,omitempty"`
+	Limits         agent.Limits `json:"limits"`
+
+	Hardening    *backends.Hardening `json:"hardening,omitempty"`    // where a wall is down
+	OutputSchema json.RawMessage     `json:"outputSchema,omitempty"` // the JSON schema of its output
 }
 
 func viewAgent(name string, p session.Profile, isDefault bool) agentView {
@@ -158,6 +160,9 @@ func viewAgent(name string, p session.Profile, isDefault bool) agentView {
 		MaxTurns: p.MaxTurns, MaxBudgetUSD: p.MaxBudgetUSD,
 		Timeout: p.Timeout.Milliseconds(), IdleTimeout: p.IdleTimeout.Milliseconds(),
 		Concurrency: p.Concurrency, Limits: p.Limits,
+	}
+	if len(p.Hardening.Loosened()) > 0 {
+		v.Hardening = &p.Hardening
 	}
 	if p.Source != nil {
 		v.OutputSchema = p.Source.Schema
