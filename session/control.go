@@ -71,7 +71,7 @@ func (m *Manager) CancelTask(ctx context.Context, id string) (Task, error) {
 // stay.
 func (m *Manager) Reset(ctx context.Context, sessionID string) error {
 	return m.alone(ctx, sessionID, func() error {
-		if err := m.folders.remove(sessionID); err != nil {
+		if err := m.discard(sessionID); err != nil {
 			return &Error{Code: CodeStorage, Message: "reset session: its folder could not be removed; the log says more", Err: err}
 		}
 		if err := m.opts.Store.ResetSession(ctx, sessionID, time.Now()); err != nil {
@@ -89,7 +89,7 @@ func (m *Manager) Delete(ctx context.Context, sessionID string) error {
 		if err := m.opts.Store.DeleteSession(ctx, sessionID); err != nil {
 			return storageError("delete session", err)
 		}
-		if err := m.folders.remove(sessionID); err != nil {
+		if err := m.discard(sessionID); err != nil {
 			return &Error{Code: CodeStorage, Message: "delete session: its folder could not be removed; the log says more", Err: err}
 		}
 		return nil

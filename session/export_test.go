@@ -1,9 +1,11 @@
 package session
 
 import (
+	"context"
 	"encoding/json"
 
 	"claude-runner/agent"
+	"claude-runner/backends"
 )
 
 // Mask is a masker of a profile's, a task's and the model API's secrets.
@@ -37,4 +39,26 @@ func (m Mask) Events() (next func(agent.Event) []agent.Event, rest func() []agen
 		return out
 	}
 	return func(e agent.Event) []agent.Event { return list(events.next(e)) }, func() []agent.Event { return list(events.rest()) }
+}
+
+// Folders are a data folder's sessions.
+type Folders struct{ folders }
+
+func NewFolders(dir string) Folders { return Folders{folders{root: dir}} }
+
+func (f Folders) Prepare() error                  { return f.prepare() }
+func (f Folders) Remove(id string) error          { return f.remove(id) }
+func (f Folders) Empty(ctx context.Context) error { return f.empty(ctx) }
+func (f Folders) Ensure(ctx context.Context, id string, t *agent.Template, owner backends.User) error {
+	return f.ensure(ctx, id, t, owner)
+}
+
+// DiskUse returns what a session's folders take.
+func (f Folders) DiskUse(ctx context.Context, id string, limit int64) (int64, error) {
+	dir, err := f.open(id)
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	return diskUse(ctx, dir, limit)
 }

@@ -50,6 +50,7 @@ type Manager struct {
 	boots   *semaphore.Weighted
 
 	undelivered chan struct{} // as Undelivered
+	trash       chan struct{} // holds a token where a folder is to be deleted
 
 	root   context.Context // every task's; cancelled by Close
 	cancel context.CancelCauseFunc
@@ -92,6 +93,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 		drained: make(chan struct{}),
 
 		undelivered: make(chan struct{}, 1),
+		trash:       make(chan struct{}, 1),
 	}
 	m.root, m.cancel = context.WithCancelCause(context.Background())
 	if err := m.folders.prepare(); err != nil {
@@ -101,6 +103,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 		return nil, errors.Join(err, m.Close(ctx))
 	}
 	m.tasks.Go(m.prune)
+	m.tasks.Go(m.emptyTrash)
 	return m, nil
 }
 
@@ -154,6 +157,31 @@ func (m *Manager) prune() {
 			return
 		}
 	}
+}
+
+// emptyTrash deletes the folders of sessions that were reset or deleted, until
+// the Manager closes. The next Open goes on with it.
+func (m *Manager) emptyTrash() {
+	for {
+		if err := m.folders.empty(m.root); err != nil && m.root.Err() == nil {
+			m.log.Error("folders of old sessions could not be deleted; the next start tries again", "error", err)
+		}
+		select {
+		case <-m.trash:
+		case <-m.root.Done():
+			return
+		}
+	}
+}
+
+// discard takes a session's folder away. It is deleted in the background.
+func (m *Manager) discard(sessionID string) error {
+	err := m.folders.remove(sessionID)
+	select {
+	case m.trash <- struct{}{}:
+	default:
+	}
+	return err
 }
 
 // SetProfiles replaces the profiles. Tasks that run keep what they started with.

@@ -31,6 +31,7 @@ type process struct {
 	key     string      // what it was started with; a task of another key can't use it
 	idle    *time.Timer // ends it, while it is kept
 	mask    masker
+	output  *meteredOutput
 }
 
 // Labels of a sandbox, beside those that every backend sets.
@@ -102,7 +103,10 @@ func (a *attempt) start(ctx context.Context, b backends.Backend, resume string) 
 	if os.Geteuid() != 0 {
 		owner = backends.User{UID: os.Geteuid(), GID: os.Getegid()}
 	}
-	if err := a.m.folders.ensure(task.SessionID, a.profile.Source, owner); err != nil {
+	if err := a.m.folders.checkDisk(ctx, task.SessionID, a.profile); err != nil {
+		return nil, err
+	}
+	if err := a.m.folders.ensure(ctx, task.SessionID, a.profile.Source, owner); err != nil {
 		return nil, &Error{Code: CodeStorage, Message: "the session's folder could not be made: " + err.Error(), Err: err}
 	}
 	m := a.m.folders.mounts(task.SessionID)
@@ -118,12 +122,12 @@ func (a *attempt) start(ctx context.Context, b backends.Backend, resume string) 
 		},
 		Image: a.profile.Image, Pull: a.profile.Pull, OnPull: a.pulling,
 		Argv: command.Argv, Env: command.Env, Dir: launch.Workspace.Sandbox,
-		Mounts: m.all(), User: owner, Limits: a.profile.sandboxLimits(),
+		Mounts: m.all(), User: owner, Limits: a.profile.sandboxLimits(), Hardening: a.profile.Hardening,
 	}
 	if a.profile.IdleTimeout == 0 {
 		spec.Timeout = a.profile.Timeout + time.Minute // a net below the task's own
 	}
-	a.result.Warnings = capabilities.Unenforced(spec.Limits)
+	a.result.Warnings = append(capabilities.Unenforced(spec.Limits), spec.Hardening.Loosened()...)
 	sandbox, err := b.Start(ctx, spec)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -131,10 +135,15 @@ func (a *attempt) start(ctx context.Context, b backends.Backend, resume string) 
 		}
 		return nil, fmt.Errorf("start sandbox on backend %s: %w", b.Name(), err)
 	}
+	return a.newProcess(b.Name(), sandbox, launch), nil
+}
+
+func (a *attempt) newProcess(backend string, sandbox backends.Sandbox, launch agent.Launch) *process {
+	out := &meteredOutput{from: sandbox, limit: int64(a.profile.Limits.Output)}
 	return &process{
-		backend: b.Name(), sandbox: sandbox, key: a.key(), mask: a.mask,
-		conv: a.m.opts.Driver.Open(launch, sandbox.Stdin(), sandbox.Stdout()),
-	}, nil
+		backend: backend, sandbox: sandbox, key: a.key(), mask: a.mask, output: out,
+		conv: a.m.opts.Driver.Open(launch, sandbox.Stdin(), out),
+	}
 }
 
 // launch says how the agent starts, with paths as the sandbox sees them.
@@ -216,13 +225,13 @@ func (m *Manager) stop(p *process) {
 		m.log.Debug("agent did not end by itself", "backend", p.backend, "error", err)
 	}
 	cancel()
-	m.stopSandbox(p.backend, p.sandbox)
+	m.stopSandbox(p.backend, p.sandbox, stopGrace)
 }
 
-func (m *Manager) stopSandbox(backend string, s backends.Sandbox) {
+func (m *Manager) stopSandbox(backend string, s backends.Sandbox, grace time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTimeout)
 	defer cancel()
-	if err := s.Stop(ctx, stopGrace); err != nil {
+	if err := s.Stop(ctx, grace); err != nil {
 		m.log.Error("sandbox could not be stopped", "backend", backend, "sandbox", s.Handle().ID, "error", err)
 	}
 }

@@ -97,7 +97,7 @@ func (a *attempt) recover(ctx context.Context) (agent.Result, error) {
 	}
 	if err != nil {
 		if !errors.Is(err, agent.ErrDetached) {
-			a.m.stopSandbox(task.Backend, sandbox)
+			a.m.stopSandbox(task.Backend, sandbox, stopGrace)
 		}
 		return agent.Result{}, err
 	}
@@ -121,10 +121,7 @@ func (a *attempt) adopt(sandbox backends.Sandbox) *process {
 	b, _ := a.m.opts.Backends.Backend(task.Backend)
 	launch := a.launch(b.Capabilities(), a.m.folders.mounts(task.SessionID), a.session.AgentID)
 	launch.Recovered, launch.TurnFrom = true, task.TurnFrom
-	return &process{
-		backend: task.Backend, sandbox: sandbox, mask: a.mask,
-		conv: a.m.opts.Driver.Open(launch, sandbox.Stdin(), sandbox.Stdout()),
-	}
+	return a.newProcess(task.Backend, sandbox, launch)
 }
 
 // find takes over the sandbox in which the session's agent runs. While the

@@ -138,6 +138,8 @@ func (a *attempt) hasAgent() {
 // converse gives the task's message to the agent and tells what it does.
 func (a *attempt) converse(ctx context.Context, t agent.Turn, begun func()) (agent.Result, error) {
 	t.Message, t.Context = a.job.task.Request.Message, a.job.task.Request.Context
+	ctx, watched := a.watch(ctx)
+	defer watched()
 	mask := eventMask{masker: a.mask}
 	step := int64(0)
 	answer, err := a.proc.conv.Turn(ctx, t, func(e agent.Event) {
@@ -154,6 +156,9 @@ func (a *attempt) converse(ctx context.Context, t agent.Turn, begun func()) (age
 	})
 	if !errors.Is(err, agent.ErrDetached) {
 		a.tellStep(step+1, mask.rest())
+	}
+	if over := a.overLimit(ctx); over != nil && err != nil {
+		return answer, over
 	}
 	if e, ok := errors.AsType[*agent.Error](err); ok && e.Code == agent.CodeAgentExited {
 		err = a.whyExited(e)
@@ -262,6 +267,9 @@ func (a *attempt) settle(err error) {
 	a.proc = nil
 	if err == nil && a.profile.IdleTimeout > 0 && p.conv.Alive() && a.m.keepHot(a.live, p, a.profile.IdleTimeout) {
 		return
+	}
+	if c := CodeOf(err); c == CodeOutputLimit || c == CodeDiskLimit {
+		a.m.stopSandbox(p.backend, p.sandbox, 0) // it has no time to go on
 	}
 	a.m.stop(p)
 }
