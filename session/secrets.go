@@ -125,9 +125,9 @@ func spellings(values []string) []string {
 		add(shortestSecret, hex.EncodeToString([]byte(value)), strings.ToUpper(hex.EncodeToString([]byte(value))))
 		for from := range min(3, len(value)) { // which of three places it has in its group
 			part := []byte(value[from:])
-			for _, e := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+			for _, e := range []*base64.Encoding{base64.StdEncoding, base64.URLEncoding} {
 				if from == 0 {
-					add(shortestSecret, e.EncodeToString(part))
+					add(shortestSecret, e.EncodeToString(part), e.WithPadding(base64.NoPadding).EncodeToString(part))
 				}
 				add(shortestLine, e.EncodeToString(part[:len(part)/3*3]))
 			}
