@@ -147,7 +147,8 @@ func (m *eventMask) next(e agent.Event) (before, now *agent.Event) {
 		before = m.rest()
 		m.text, m.held = m.stream(), agent.Event{Type: e.Type, ParentID: e.ParentID}
 	}
-	if e.Text = m.text.add(e.Text); e.Text != "" {
+	empty := e.Text == ""
+	if e.Text = m.text.add(e.Text); e.Text != "" || empty {
 		now = &e
 	}
 	return before, now
