@@ -52,7 +52,8 @@ type Profile struct {
 	// global limit does.
 	Concurrency int `koanf:"concurrency" json:"concurrency,omitempty"`
 
-	Limits Limits `koanf:"limits" json:"limits"`
+	Limits    Limits             `koanf:"limits" json:"limits"`
+	Hardening backends.Hardening `koanf:"hardening" json:"hardening"`
 
 	// Env and Secrets are the environment of the agent and its tools. A task's
 	// own env wins over both.
@@ -78,6 +79,8 @@ type Limits struct {
 	OpenFiles int64         `koanf:"open_files" json:"openFiles,omitempty"` // per process
 	CPUTime   time.Duration `koanf:"cpu_time" json:"-"`                     // per process
 	Tmp       Bytes         `koanf:"tmp" json:"tmp,omitempty"`              // size of /tmp
+	Disk      Bytes         `koanf:"disk" json:"disk,omitempty"`            // of the session's folders, workspace and memory
+	Output    Bytes         `koanf:"output" json:"output,omitempty"`        // what the agent's process may write to its standard output and error
 }
 
 // PermissionModes are the values that Profile.PermissionMode may have.
@@ -94,7 +97,8 @@ func DefaultProfile() Profile {
 		MaxTurns:       10,
 		Timeout:        10 * time.Minute,
 		StallTimeout:   2 * time.Minute,
-		Limits:         Limits{Memory: 1 << 30, CPUs: 1, PIDs: 256, OpenFiles: 4096, Tmp: 256 << 20},
+		Limits:         Limits{Memory: 1 << 30, CPUs: 1, PIDs: 256, OpenFiles: 4096, Tmp: 256 << 20, Disk: 2 << 30, Output: 256 << 20},
+		Hardening:      backends.Hardening{Capabilities: []string{}, Seccomp: backends.SeccompDefault},
 		Tools:          []string{"Bash", "Read", "Edit", "Write"},
 		PermissionMode: "bypassPermissions",
 	}

@@ -53,6 +53,8 @@ var statuses = map[session.Code]int{
 	session.CodeImage:          http.StatusServiceUnavailable,
 	session.CodeTimedOut:       http.StatusGatewayTimeout,
 	session.CodeOutOfMemory:    http.StatusBadGateway,
+	session.CodeOutputLimit:    http.StatusBadGateway,
+	session.CodeDiskLimit:      http.StatusBadGateway,
 	session.CodeSandboxKilled:  http.StatusBadGateway,
 	session.CodeNetwork:        http.StatusServiceUnavailable,
 	session.CodeSandbox:        http.StatusBadGateway,

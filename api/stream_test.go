@@ -371,7 +371,7 @@ func TestManyStreams(t *testing.T) {
 	}
 	var posts []<-chan answer
 	for i := range sessions {
-		posts = append(posts, w.background(fmt.Sprintf("s%d", i), "i=0; while [ $i -lt 50 ]; do echo $i; i=$((i+1)); done"))
+		posts = append(posts, w.background(fmt.Sprintf("s%d", i), "i=0; while [ $i -lt 50 ]; do echo line $i; i=$((i+1)); done"))
 	}
 	for _, p := range posts {
 		if a := <-p; a.status != http.StatusOK {

@@ -154,7 +154,9 @@ type agentView struct {
 	IdleTimeout         int64             `json:"idleTimeout,omitempty"` // milliseconds
 	Concurrency         int               `json:"concurrency,omitempty"`
 	Limits              agent.Limits      `json:"limits"`
-	OutputSchema        json.RawMessage   `json:"outputSchema,omitempty"` // the JSON schema of its output
+
+	Hardening    *backends.Hardening `json:"hardening,omitempty"`    // where a wall is down
+	OutputSchema json.RawMessage     `json:"outputSchema,omitempty"` // the JSON schema of its output
 }
 
 func viewAgent(name string, p session.Profile, isDefault bool) agentView {
@@ -170,6 +172,9 @@ func viewAgent(name string, p session.Profile, isDefault bool) agentView {
 	}
 	for _, rule := range p.Egress {
 		v.Egress = append(v.Egress, rule.String())
+	}
+	if len(p.Hardening.Loosened()) > 0 {
+		v.Hardening = &p.Hardening
 	}
 	if p.Source != nil {
 		v.OutputSchema = p.Source.Schema

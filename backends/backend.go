@@ -76,7 +76,8 @@ type Sandbox interface {
 	// Stderr gives what the main process wrote to standard error. The last
 	// StderrLimit bytes are kept without being read; the writer waits, at most,
 	// for Stdout to be read. Each call returns a reader over what is kept at
-	// that moment; it is complete after Wait.
+	// that moment; it is complete after Wait. Where an engine stores all that was
+	// written, the reader has a method Written() int64 that says how much it was.
 	Stderr() io.Reader
 
 	// Wait returns once the main process has ended and its output has been

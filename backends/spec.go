@@ -44,6 +44,8 @@ type Spec struct {
 	Limits  Limits      // zero: no limit
 	Network NetworkMode // "": NetworkOpen
 
+	Hardening Hardening // zero: all walls are up
+
 	// Timeout bounds the sandbox's whole life; at its end the tree is killed
 	// and Exit.TimedOut is set. Zero: no bound.
 	Timeout time.Duration
@@ -140,6 +142,12 @@ func (s Spec) Validate() error {
 		if !filepath.IsAbs(m.Source) || !path.IsAbs(m.Target) {
 			return invalid("mount %q to %q: both paths must be absolute", m.Source, m.Target)
 		}
+	}
+	if err := CheckMounts(s.Mounts); err != nil {
+		return err
+	}
+	if _, err := s.Hardening.Check(); err != nil {
+		return invalid("hardening: %w", err)
 	}
 	for p, n := range s.Limits.Tmpfs {
 		if !path.IsAbs(p) || n <= 0 {

@@ -54,6 +54,9 @@ func (v *validator) profile(p path, a agent.Profile) {
 	v.atLeast(p.child("stall_timeout"), a.StallTimeout, 1, "more than 0s, such as 2m")
 	v.atLeast(p.child("idle_timeout"), a.IdleTimeout, 0, "0s to end the agent with its turn, or more")
 	v.limits(p.child("limits"), a.Limits)
+	if key, err := a.Hardening.Check(); err != nil {
+		v.errorf(p.child("hardening").child(key), "%s", err)
+	}
 	v.environment(p, a)
 	v.webhook(p.child("webhook"), a.Webhook)
 	v.tools(p.child("tools"), a.Tools)

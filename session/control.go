@@ -81,7 +81,7 @@ func (m *Manager) Reset(ctx context.Context, sessionID string) error {
 func (v View) Reset(ctx context.Context, sessionID string) error {
 	m := v.m
 	return v.alone(ctx, sessionID, func() error {
-		if err := m.folders.remove(sessionID); err != nil {
+		if err := m.discard(sessionID); err != nil {
 			return &Error{Code: CodeStorage, Message: "reset session: its folder could not be removed; the log says more", Err: err}
 		}
 		if err := m.opts.Store.ResetSession(ctx, sessionID, time.Now()); err != nil {
@@ -106,7 +106,7 @@ func (v View) Delete(ctx context.Context, sessionID string) error {
 			return storageError("delete session", err)
 		}
 		m.events.Drop(sessionID) // who came meanwhile saw this session, and must not see the next of its name
-		if err := m.folders.remove(sessionID); err != nil {
+		if err := m.discard(sessionID); err != nil {
 			return &Error{Code: CodeStorage, Message: "delete session: its folder could not be removed; the log says more", Err: err}
 		}
 		return nil

@@ -34,6 +34,8 @@ const (
 	CodeTimedOut       Code = "timed_out"
 	CodeBudget         Code = Code(agent.CodeBudget)
 	CodeOutOfMemory    Code = "out_of_memory"
+	CodeOutputLimit    Code = "output_limit" // more than Limits.Output
+	CodeDiskLimit      Code = "disk_limit"   // more than Limits.Disk
 	CodeSandboxKilled  Code = "sandbox_killed"
 	CodeSandbox        Code = "sandbox_failed"
 	CodeInterrupted    Code = "interrupted" // the runner ended while the task ran

@@ -1,11 +1,14 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 
 	"github.com/google/uuid"
 
@@ -36,31 +39,22 @@ const (
 // id begins like that.
 const trashPrefix = ".trash-"
 
-// prepare makes the data folder, and removes what an earlier process began to
-// remove. Other users may pass through the folder to their session, and list
-// nothing.
+// prepare makes the data folder. Other users may pass through the folder to
+// their session, and list nothing.
 func (f folders) prepare() error {
-	mode := fs.FileMode(0o700)
-	if os.Geteuid() == 0 {
-		mode = 0o711
-	}
 	for _, dir := range []string{f.root, f.sessions()} {
-		if err := os.MkdirAll(dir, mode); err != nil {
+		if err := os.MkdirAll(dir, folderMode()); err != nil {
 			return fmt.Errorf("make data folder: %w", err)
 		}
 	}
-	entries, err := os.ReadDir(f.sessions())
-	if err != nil {
-		return fmt.Errorf("read data folder: %w", err)
-	}
-	for _, e := range entries {
-		if len(e.Name()) > len(trashPrefix) && e.Name()[:len(trashPrefix)] == trashPrefix {
-			if err := os.RemoveAll(filepath.Join(f.sessions(), e.Name())); err != nil {
-				return fmt.Errorf("remove an old session's folder: %w", err)
-			}
-		}
-	}
 	return nil
+}
+
+func folderMode() fs.FileMode {
+	if os.Geteuid() == 0 {
+		return 0o711
+	}
+	return 0o700
 }
 
 func (f folders) sessions() string { return filepath.Join(f.root, "sessions") }
@@ -83,103 +77,134 @@ func (m mounts) all() []backends.Mount { return []backends.Mount{m.workspace, m.
 
 // ensure makes a session's folders where they are missing, the workspace from
 // the template, and gives them to owner where they belong to somebody else.
-func (f folders) ensure(id string, t *agent.Template, owner backends.User) error {
-	dir := filepath.Join(f.sessions(), id)
-	mode := fs.FileMode(0o700)
-	if os.Geteuid() == 0 {
-		mode = 0o711
-	}
-	if err := os.MkdirAll(dir, mode); err != nil {
+func (f folders) ensure(ctx context.Context, id string, t *agent.Template, owner backends.User) error {
+	if err := os.MkdirAll(filepath.Join(f.sessions(), id), folderMode()); err != nil {
 		return fmt.Errorf("make session folder: %w", err)
 	}
-	m := f.mounts(id)
-	if _, err := os.Lstat(m.workspace.Source); errors.Is(err, fs.ErrNotExist) {
-		if err := f.fill(dir, m.workspace.Source, t, owner); err != nil {
+	dir, err := f.open(id)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if _, err := dir.Lstat("workspace"); errors.Is(err, fs.ErrNotExist) {
+		if err := f.fill(ctx, dir, filepath.Join(f.sessions(), id), t, owner); err != nil {
 			return err
 		}
 	} else if err != nil {
 		return fmt.Errorf("look at workspace: %w", err)
 	}
-	for _, mount := range m.all() {
-		if err := os.Mkdir(mount.Source, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	for _, name := range []string{"workspace", "home", "run"} {
+		if err := dir.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make session folder: %w", err)
 		}
-		if err := giveTo(mount.Source, owner); err != nil {
-			return fmt.Errorf("give session folder to user %d: %w", owner.UID, err)
+		if info, err := dir.Lstat(name); err != nil || !info.IsDir() {
+			return fmt.Errorf("the session's %s is not a folder; reset the session", name)
+		}
+		if err := giveTo(ctx, dir, name, owner); err != nil {
+			return fmt.Errorf("give the session's %s to user %d, reset the session if this stays: %w", name, owner.UID, err)
 		}
 	}
 	return nil
 }
 
+// open opens a session's folder.
+func (f folders) open(id string) (*os.Root, error) {
+	all, err := os.OpenRoot(f.sessions())
+	if err != nil {
+		return nil, fmt.Errorf("open data folder: %w", err)
+	}
+	defer all.Close()
+	dir, err := all.OpenRoot(id)
+	if err != nil {
+		return nil, fmt.Errorf("open session folder: %w", err)
+	}
+	return dir, nil
+}
+
 // fill makes a workspace whole or not at all.
-func (f folders) fill(dir, workspace string, t *agent.Template, owner backends.User) error {
-	half := filepath.Join(dir, "workspace.new")
-	if err := os.RemoveAll(half); err != nil {
+func (f folders) fill(ctx context.Context, dir *os.Root, path string, t *agent.Template, owner backends.User) error {
+	const half = "workspace.new"
+	if err := removeTree(ctx, dir, half); err != nil {
 		return fmt.Errorf("remove a half-made workspace: %w", err)
 	}
-	if err := t.CopyTo(half, owner); err != nil {
+	if err := t.CopyTo(filepath.Join(path, half), owner); err != nil {
 		return fmt.Errorf("copy template into workspace: %w", err)
 	}
-	if err := os.Rename(half, workspace); err != nil {
+	if err := dir.Rename(half, "workspace"); err != nil {
 		return fmt.Errorf("make workspace: %w", err)
 	}
 	return nil
 }
 
-// remove takes a session's folder away at once and then deletes it.
+// remove takes a session's folder away at once; empty deletes it.
 func (f folders) remove(id string) error {
 	trash := filepath.Join(f.sessions(), trashPrefix+uuid.NewString())
-	if err := os.Rename(filepath.Join(f.sessions(), id), trash); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return fmt.Errorf("remove session folder: %w", err)
-	}
-	if err := removeAll(trash); err != nil {
+	if err := os.Rename(filepath.Join(f.sessions(), id), trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove session folder: %w", err)
 	}
 	return nil
 }
 
-// removeAll removes a tree in which the sandbox may have taken away its own
-// owner's right to write.
-func removeAll(dir string) error {
-	err := os.RemoveAll(dir)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	root, err := os.OpenRoot(dir)
+// empty deletes what remove has taken away, of an earlier process too. What
+// cannot be deleted stays for the next time.
+func (f folders) empty(ctx context.Context) error {
+	entries, err := os.ReadDir(f.sessions())
 	if err != nil {
-		return err
+		return fmt.Errorf("read data folder: %w", err)
 	}
-	defer root.Close()
-	walkErr := fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
-		if d != nil && d.IsDir() {
-			return root.Chmod(path, 0o700)
+	all, err := os.OpenRoot(f.sessions())
+	if err != nil {
+		return fmt.Errorf("open data folder: %w", err)
+	}
+	defer all.Close()
+	var errs []error
+	for _, e := range entries {
+		if ctx.Err() != nil {
+			break
 		}
-		return nil
-	})
-	return errors.Join(walkErr, os.RemoveAll(dir))
+		if strings.HasPrefix(e.Name(), trashPrefix) {
+			if err := removeTree(ctx, all, e.Name()); err != nil {
+				errs = append(errs, fmt.Errorf("delete the folder %s of an old session: %w", e.Name(), err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
-// giveTo makes owner the owner of a tree, where the runner may do so and its
-// top says that another has it. Links are given, never followed.
-func giveTo(dir string, owner backends.User) error {
+// giveTo makes owner the owner of the folder name and of what is in it, where
+// the runner may do so and the folder says that another has it. Links are
+// given, never followed; what belongs to a third user, such as a file from
+// elsewhere that is linked into it, stays that user's.
+func giveTo(ctx context.Context, parent *os.Root, name string, owner backends.User) error {
 	if os.Geteuid() != 0 || owner == (backends.User{}) {
 		return nil
 	}
-	root, err := os.OpenRoot(dir)
+	dir, err := parent.OpenRoot(name)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	if info, err := root.Lstat("."); err != nil || ownedBy(info, owner) {
+	defer dir.Close()
+	top, err := dir.Stat(".")
+	if err != nil || ownedBy(top, owner) {
 		return err
 	}
-	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+	before, ok := top.Sys().(*syscall.Stat_t)
+	if !ok {
+		return errors.New("its owner can not be told")
+	}
+	err = walk(ctx, dir, func(in *os.Root, name string, info fs.FileInfo) error {
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || st.Uid != before.Uid || st.Uid == 0 && st.Nlink > 1 && !info.IsDir() {
+			return nil
 		}
-		return root.Lchown(path, owner.UID, owner.GID)
+		err := in.Lchown(name, owner.UID, owner.GID)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	return dir.Chown(".", owner.UID, owner.GID) // last: what is cut short is done again
 }

@@ -76,6 +76,7 @@ type Manager struct {
 	streamSecret []byte
 
 	undelivered chan struct{} // as Undelivered
+	trash       chan struct{} // holds a token where a folder is to be deleted
 
 	root   context.Context // every task's; cancelled by Close
 	cancel context.CancelCauseFunc
@@ -120,6 +121,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 		drained: make(chan struct{}),
 
 		undelivered: make(chan struct{}, 1),
+		trash:       make(chan struct{}, 1),
 	}
 	m.keys = newKeyring(opts.Store, func(u KeyUse) {
 		// Not written down, it is no loss.
@@ -140,6 +142,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 		return nil, errors.Join(err, m.Close(ctx))
 	}
 	m.tasks.Go(m.prune)
+	m.tasks.Go(m.emptyTrash)
 	return m, nil
 }
 
@@ -193,6 +196,31 @@ func (m *Manager) prune() {
 			return
 		}
 	}
+}
+
+// emptyTrash deletes the folders of sessions that were reset or deleted, until
+// the Manager closes. The next Open goes on with it.
+func (m *Manager) emptyTrash() {
+	for {
+		if err := m.folders.empty(m.root); err != nil && m.root.Err() == nil {
+			m.log.Error("folders of old sessions could not be deleted; the next start tries again", "error", err)
+		}
+		select {
+		case <-m.trash:
+		case <-m.root.Done():
+			return
+		}
+	}
+}
+
+// discard takes a session's folder away. It is deleted in the background.
+func (m *Manager) discard(sessionID string) error {
+	err := m.folders.remove(sessionID)
+	select {
+	case m.trash <- struct{}{}:
+	default:
+	}
+	return err
 }
 
 // SetProfiles replaces the profiles. Tasks that run keep what they started with.

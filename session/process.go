@@ -32,6 +32,7 @@ type process struct {
 	idle    *time.Timer // ends it, while it is kept
 	mask    masker
 	lease   *lease // its way out; nil without a gateway
+	output  *meteredOutput
 }
 
 // Labels of a sandbox, beside those that every backend sets.
@@ -97,7 +98,10 @@ func (a *attempt) start(ctx context.Context, b backends.Backend, resume string) 
 	task := a.job.task
 	capabilities := b.Capabilities()
 	owner := a.m.ownerOn(capabilities)
-	if err := a.m.folders.ensure(task.SessionID, a.profile.Source, owner); err != nil {
+	if err := a.m.folders.checkDisk(ctx, task.SessionID, a.profile); err != nil {
+		return nil, err
+	}
+	if err := a.m.folders.ensure(ctx, task.SessionID, a.profile.Source, owner); err != nil {
 		return nil, &Error{Code: CodeStorage, Message: "the session's folder could not be made: " + err.Error(), Err: err}
 	}
 	gateway, err := a.usesGateway(capabilities)
@@ -139,12 +143,13 @@ func (a *attempt) start(ctx context.Context, b backends.Backend, resume string) 
 		},
 		Image: a.profile.Image, Pull: a.profile.Pull, OnPull: a.pulling,
 		Argv: command.Argv, Env: command.Env, Dir: launch.Workspace.Sandbox,
-		Mounts: mounts, User: owner, Limits: a.profile.sandboxLimits(), Network: a.networkOf(capabilities, gateway),
+		Mounts: mounts, User: owner, Limits: a.profile.sandboxLimits(), Hardening: a.profile.Hardening,
+		Network: a.networkOf(capabilities, gateway),
 	}
 	if a.profile.IdleTimeout == 0 {
 		spec.Timeout = a.profile.Timeout + time.Minute // a net below the task's own
 	}
-	a.result.Warnings = append(a.result.Warnings, capabilities.Unenforced(spec.Limits)...)
+	a.result.Warnings = slices.Concat(a.result.Warnings, capabilities.Unenforced(spec.Limits), spec.Hardening.Loosened())
 	sandbox, err := b.Start(ctx, spec)
 	if err != nil {
 		a.m.closeLease(way)
@@ -153,10 +158,15 @@ func (a *attempt) start(ctx context.Context, b backends.Backend, resume string) 
 		}
 		return nil, fmt.Errorf("start sandbox on backend %s: %w", b.Name(), err)
 	}
+	return a.newProcess(b.Name(), sandbox, launch, way), nil
+}
+
+func (a *attempt) newProcess(backend string, sandbox backends.Sandbox, launch agent.Launch, way *lease) *process {
+	out := &meteredOutput{from: sandbox, limit: int64(a.profile.Limits.Output)}
 	return &process{
-		backend: b.Name(), sandbox: sandbox, key: a.key(), mask: a.mask, lease: way,
-		conv: a.m.opts.Driver.Open(launch, sandbox.Stdin(), sandbox.Stdout()),
-	}, nil
+		backend: backend, sandbox: sandbox, key: a.key(), mask: a.mask, lease: way, output: out,
+		conv: a.m.opts.Driver.Open(launch, sandbox.Stdin(), out),
+	}
 }
 
 // ownerOn is who sandboxes are on a backend, and who owns their folders.
@@ -223,9 +233,9 @@ func sandboxURL(base string) string {
 }
 
 func (a *attempt) pulling(p backends.PullProgress) {
-	a.emit(Event{Event: agent.Event{Type: agent.EventStatus, Status: &agent.Status{
+	a.emit(Event{Event: a.mask.event(agent.Event{Type: agent.EventStatus, Status: &agent.Status{
 		Phase: "pull", Message: p.Image + ": " + p.Status, Current: p.Current, Total: p.Total,
-	}}})
+	}})})
 }
 
 // sandboxLimits returns the profile's limits as a backend wants them.
@@ -259,14 +269,14 @@ func (m *Manager) stop(p *process) {
 		m.log.Debug("agent did not end by itself", "backend", p.backend, "error", err)
 	}
 	cancel()
-	m.stopSandbox(p.backend, p.sandbox)
+	m.stopSandbox(p.backend, p.sandbox, stopGrace)
 	m.closeLease(p.lease)
 }
 
-func (m *Manager) stopSandbox(backend string, s backends.Sandbox) {
+func (m *Manager) stopSandbox(backend string, s backends.Sandbox, grace time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTimeout)
 	defer cancel()
-	if err := s.Stop(ctx, stopGrace); err != nil {
+	if err := s.Stop(ctx, grace); err != nil {
 		m.log.Error("sandbox could not be stopped", "backend", backend, "sandbox", s.Handle().ID, "error", err)
 	}
 }

@@ -100,7 +100,7 @@ func (a *attempt) recover(ctx context.Context) (agent.Result, error) {
 	}
 	if err != nil {
 		if !errors.Is(err, agent.ErrDetached) {
-			a.m.stopSandbox(task.Backend, sandbox)
+			a.m.stopSandbox(task.Backend, sandbox, stopGrace)
 		}
 		return agent.Result{}, err
 	}
@@ -108,7 +108,7 @@ func (a *attempt) recover(ctx context.Context) (agent.Result, error) {
 	defer cancel()
 	if a.proc, err = a.adopt(ctx, sandbox); err != nil {
 		if !errors.Is(err, agent.ErrDetached) {
-			a.m.stopSandbox(task.Backend, sandbox)
+			a.m.stopSandbox(task.Backend, sandbox, stopGrace)
 		}
 		return agent.Result{}, err
 	}
@@ -134,10 +134,7 @@ func (a *attempt) adopt(ctx context.Context, sandbox backends.Sandbox) (*process
 	if err != nil {
 		return nil, err
 	}
-	return &process{
-		backend: task.Backend, sandbox: sandbox, mask: a.mask, lease: way,
-		conv: a.m.opts.Driver.Open(launch, sandbox.Stdin(), sandbox.Stdout()),
-	}, nil
+	return a.newProcess(task.Backend, sandbox, launch, way), nil
 }
 
 // find takes over the sandbox in which the session's agent runs. While the

@@ -165,3 +165,29 @@ func TestIdempotencyKeyOverARestart(t *testing.T) {
 		t.Errorf("the same key gave task %s with %q, %v; want %s", two.ID, two.Result.Text, err, one.ID)
 	}
 }
+
+// A secret whose first half an earlier process read is masked all the same, and
+// all else is told once.
+func TestTakeOverInTheMiddleOfASecret(t *testing.T) {
+	dir := sharedDir(t)
+	secret := func(_ *session.Options, p *agent.Profile) {
+		p.Secrets = map[string]agent.Secret{"TOKEN": "hunter2-hunter2"}
+	}
+	w := openWorld(t, dir, secret)
+	task := w.submit("s", "echo 'it is hunter2-'; "+hold+"; echo 'hunter2, says it: hunt'")
+	w.started("s")
+	eventually(t, "its first words are told", func() bool { return strings.Contains(w.told("s"), `"it is "`) })
+	w.close()
+
+	w = openWorld(t, dir, secret)
+	w.letGo("s")
+	if got := w.wait(task); got.State != session.TaskSucceeded {
+		t.Errorf("%s: %+v", got.State, got.Result.Error)
+	}
+	told := w.told("s")
+	for _, once := range []string{`"text":"it is "`, `"text":"[secret], says it: "`, `"text":"hunt"`, `"init"`} {
+		if n := strings.Count(told, once); n != 1 {
+			t.Errorf("%s is told %d times:\n%s", once, n, told)
+		}
+	}
+}

@@ -100,7 +100,7 @@ func (a *attempt) load(ctx context.Context) error {
 	if a.upstreams, err = a.m.opts.ModelAPIs(); err != nil {
 		return &Error{Code: CodeNoCredentials, Message: err.Error(), Err: err}
 	}
-	a.mask = newMasker(a.upstreams, profile.Secrets, task.Request.Env)
+	a.mask = newMasker(secretValues(a.upstreams, profile.Profile, task.Request.Env))
 	return nil
 }
 
@@ -148,26 +148,46 @@ func (a *attempt) hasAgent() {
 // converse gives the task's message to the agent and tells what it does.
 func (a *attempt) converse(ctx context.Context, t agent.Turn, begun func()) (agent.Result, error) {
 	t.Message, t.Context = a.job.task.Request.Message, a.job.task.Request.Context
+	ctx, watched := a.watch(ctx)
+	defer watched()
+	mask := eventMask{masker: a.mask}
 	step := int64(0)
 	defer a.watchRefusals()()
 	answer, err := a.proc.conv.Turn(ctx, t, func(e agent.Event) {
 		begun()
-		if step++; step == 1 {
+		if step == 0 {
 			a.hasAgent()
 		}
-		if step <= a.told {
-			return // an earlier process has told it
-		}
-		event := Event{Event: e, step: step}
-		if e.Type == agent.EventInit {
-			event.Backend = a.proc.backend
-		}
-		a.emit(event)
+		// Each of the agent's events has two steps, whatever the mask makes of
+		// it: one for the text that comes before it, one for itself.
+		before, now := mask.next(e)
+		a.tellStep(step+1, before)
+		step += 2
+		a.tellStep(step, now)
 	})
+	if !errors.Is(err, agent.ErrDetached) {
+		a.tellStep(step+1, mask.rest())
+	}
+	if over := a.overLimit(ctx); over != nil && err != nil {
+		return answer, over
+	}
 	if e, ok := errors.AsType[*agent.Error](err); ok && e.Code == agent.CodeAgentExited {
 		err = a.whyExited(e)
 	}
 	return answer, err
+}
+
+// tellStep tells an event of the agent's, if there is one and no earlier process
+// has told it.
+func (a *attempt) tellStep(step int64, e *agent.Event) {
+	if e == nil || step <= a.told {
+		return
+	}
+	event := Event{Event: *e, step: step}
+	if e.Type == agent.EventInit {
+		event.Backend = a.proc.backend
+	}
+	a.emit(event)
 }
 
 // whyExited says what the backend knows of an agent that ended before its
@@ -194,6 +214,7 @@ func (a *attempt) whyExited(e *agent.Error) error {
 // collect keeps what is known of the task's outcome, also of a failed one.
 func (a *attempt) collect(answer agent.Result, duration time.Duration) {
 	r := &a.result
+	defer func() { a.result = a.mask.result(a.result) }()
 	r.Text, r.Model, r.Tools, r.Turns = answer.Text, answer.Model, answer.Tools, answer.Turns
 	r.Usage, r.CostUSD, r.Duration = answer.Usage, answer.CostUSD, duration
 	if a.profile.Source == nil {
@@ -252,6 +273,7 @@ func classify(err error, timeout time.Duration) (TaskState, Failure) {
 }
 
 // settle keeps the agent for the next message, or ends it and all it started.
+// What went beyond its limits has no time to go on.
 func (a *attempt) settle(err error) {
 	p := a.proc
 	if p == nil {
@@ -260,6 +282,9 @@ func (a *attempt) settle(err error) {
 	a.proc = nil
 	if err == nil && a.profile.IdleTimeout > 0 && p.conv.Alive() && a.m.keepHot(a.live, p, a.profile.IdleTimeout) {
 		return
+	}
+	if c := CodeOf(err); c == CodeOutputLimit || c == CodeDiskLimit {
+		a.m.stopSandbox(p.backend, p.sandbox, 0)
 	}
 	a.m.stop(p)
 }

@@ -1,10 +1,12 @@
 package claude
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 
 	"claude-runner/agent"
 )
@@ -56,5 +58,25 @@ func remove(root *os.Root, folder, name string) error {
 			return err
 		}
 	}
-	return root.RemoveAll(name)
+	return putAway(root, name)
+}
+
+// putAway removes a file, a link or an empty folder. A folder with something in
+// it only gets another name: emptying one that the agent has made can take
+// without end.
+func putAway(root *os.Root, name string) error {
+	err := root.Remove(name)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if info, lookErr := root.Lstat(name); lookErr != nil || !info.IsDir() {
+		return err
+	}
+	to := path.Join(path.Dir(name), ".removed-"+rand.Text())
+	if err = root.Rename(name, to); errors.Is(err, fs.ErrPermission) {
+		if err = root.Chmod(name, 0o700); err == nil {
+			err = root.Rename(name, to)
+		}
+	}
+	return err
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"syscall"
 
 	"claude-runner/agent"
 )
@@ -33,16 +34,19 @@ func findTranscript(home agent.Folder, id string) (transcript, bool) {
 	if !isFolder(root, ".claude") || !isFolder(root, projects) {
 		return found, false
 	}
-	entries, err := fs.ReadDir(root.FS(), projects)
+	// The runner waits for nothing here: a pipe may have come in its place.
+	dir, err := root.OpenFile(projects, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_DIRECTORY, 0)
 	if err != nil {
 		return found, false
 	}
+	defer dir.Close()
+	entries, _ := dir.Readdirnames(maxProjects)
 	var newest fs.FileInfo
 	for _, entry := range entries {
-		if !entry.IsDir() {
+		if !isFolder(root, path.Join(projects, entry)) {
 			continue
 		}
-		name := path.Join(projects, entry.Name(), id+".jsonl")
+		name := path.Join(projects, entry, id+".jsonl")
 		info, err := root.Lstat(name)
 		if err != nil || !info.Mode().IsRegular() {
 			continue
@@ -53,6 +57,10 @@ func findTranscript(home agent.Folder, id string) (transcript, bool) {
 	}
 	return found, newest != nil
 }
+
+// maxProjects is how many working folders are looked through. An agent of this
+// runner has one.
+const maxProjects = 1000
 
 func isFolder(root *os.Root, name string) bool {
 	info, err := root.Lstat(name)
@@ -82,7 +90,7 @@ func transcriptTotals(home agent.Folder, id string) totals {
 		return totals{}
 	}
 	defer root.Close()
-	f, err := root.Open(found.name)
+	f, err := root.OpenFile(found.name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe may have come in its place
 	if err != nil {
 		return totals{}
 	}

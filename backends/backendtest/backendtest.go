@@ -60,6 +60,7 @@ func Run(t *testing.T, h Harness) {
 		{"Process", processCases},
 		{"Files", fileCases},
 		{"Limits", limitCases},
+		{"Hardening", hardeningCases},
 		{"Network", networkCases},
 		{"Streams", streamCases},
 		{"Wait", waitCases},

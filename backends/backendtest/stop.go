@@ -24,6 +24,7 @@ var stopCases = []testCase{
 	{"after the end leaves the exit as it was", (*suite).stopAfterEnd},
 	{"ends Stdout and Wait, also for those who never read", (*suite).stopUnread},
 	{"ends a read of Stdout that waits", (*suite).stopBlockedReader},
+	{"from the reader of Stdout, with more to read", (*suite).stopByReader},
 	{"ends a write to Stdin that waits", (*suite).stopBlockedWriter},
 }
 
@@ -205,4 +206,23 @@ func (s *suite) stopBlockedWriter(t *testing.T) {
 	})
 	_, err := sb.Stdin().Write([]byte("more"))
 	expectError(t, "a write after Stop", err, backends.ErrStopped)
+}
+
+// stopByReader is how a reader that has had enough ends the sandbox.
+func (s *suite) stopByReader(t *testing.T) {
+	sb := s.start(t, s.backend(t), s.shell("trap '' TERM; yes out & yes err >&2 & wait"))
+	if _, err := io.CopyN(io.Discard, sb.Stdout(), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if stderr, ok := sb.Stderr().(interface{ Written() int64 }); ok {
+		eventually(t, "all of standard error is counted", func() bool {
+			stderr = sb.Stderr().(interface{ Written() int64 })
+			return stderr.Written() > 4*backends.StderrLimit
+		})
+	}
+	stop(t, sb, 0)
+	read(t, sb.Stdout())
+	if exit := wait(t, sb); !exit.Stopped {
+		t.Errorf("ended with %+v, want Stopped", exit)
+	}
 }

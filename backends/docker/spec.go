@@ -43,14 +43,19 @@ func containerConfig(spec backends.Spec, user backends.User, e *engine, img imag
 }
 
 // hostConfig says what the container may do and use.
-func hostConfig(cfg Config, spec backends.Spec, e *engine) *container.HostConfig {
+func hostConfig(cfg Config, spec backends.Spec, e *engine) (*container.HostConfig, error) {
+	security, err := securityOptions(spec.Hardening)
+	if err != nil {
+		return nil, err
+	}
 	init := true
 	h := &container.HostConfig{
 		Runtime:        cfg.Runtime,
 		Init:           &init,
-		ReadonlyRootfs: true,
+		ReadonlyRootfs: !spec.Hardening.WritableRoot,
 		CapDrop:        []string{"ALL"},
-		SecurityOpt:    []string{"no-new-privileges"},
+		CapAdd:         spec.Hardening.Capabilities,
+		SecurityOpt:    security,
 		IpcMode:        container.IPCModePrivate,
 		UsernsMode:     "host", // Spec.User is a user of this host, also where the engine remaps users
 		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
@@ -64,7 +69,31 @@ func hostConfig(cfg Config, spec backends.Spec, e *engine) *container.HostConfig
 	} else {
 		h.ExtraHosts = []string{backends.HostAlias + ":host-gateway"}
 	}
-	return h
+	if spec.Hardening.UnmaskedProc {
+		h.MaskedPaths, h.ReadonlyPaths = []string{}, []string{} // nil is the engine's own
+	}
+	return h, nil
+}
+
+// securityOptions gives the engine a filter's content: it would not read the
+// file by itself.
+func securityOptions(h backends.Hardening) ([]string, error) {
+	var out []string
+	if !h.NewPrivileges {
+		out = append(out, "no-new-privileges")
+	}
+	switch h.Seccomp {
+	case "", backends.SeccompDefault:
+	case backends.SeccompUnconfined:
+		out = append(out, "seccomp=unconfined")
+	default:
+		filter, err := os.ReadFile(h.Seccomp)
+		if err != nil {
+			return nil, fmt.Errorf("%w: hardening: read the seccomp filter: %w", backends.ErrInvalidSpec, err)
+		}
+		out = append(out, "seccomp="+string(filter))
+	}
+	return out, nil
 }
 
 // logConfig makes the engine keep every byte of the output, for Recover: this

@@ -46,6 +46,11 @@ func (b *Backend) start(ctx context.Context, spec backends.Spec) (*sandbox, erro
 			return nil, err
 		}
 	}
+	if b.at.scheme == "unix" {
+		if err := backends.CheckMounts(spec.Mounts, b.at.addr); err != nil {
+			return nil, err
+		}
+	}
 	e, err := b.checked(ctx)
 	if err != nil {
 		return nil, err
@@ -58,12 +63,16 @@ func (b *Backend) start(ctx context.Context, spec backends.Spec) (*sandbox, erro
 	if err != nil {
 		return nil, err
 	}
+	host, err := hostConfig(b.cfg, spec, e)
+	if err != nil {
+		return nil, err
+	}
 	cfg := containerConfig(spec, user, e, img)
 	start := rand.Text()
 	if cfg.Labels, err = b.labels(spec, start); err != nil {
 		return nil, err
 	}
-	id, err := b.create(ctx, b.containerName(spec.Name), start, cfg, hostConfig(b.cfg, spec, e))
+	id, err := b.create(ctx, b.containerName(spec.Name), start, cfg, host)
 	if err != nil {
 		return nil, err
 	}

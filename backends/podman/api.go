@@ -26,6 +26,9 @@ type createRequest struct {
 	NetworkOptions  map[string][]string `json:"network_options,omitempty"`
 	Hosts           []string            `json:"hostadd,omitempty"`
 	CapDrop         []string            `json:"cap_drop"`
+	CapAdd          []string            `json:"cap_add,omitempty"`
+	Seccomp         string              `json:"seccomp_profile_path,omitempty"`
+	Unmask          []string            `json:"unmask,omitempty"`
 	NoNewPrivileges bool                `json:"no_new_privileges"`
 	ReadOnly        bool                `json:"read_only_filesystem"`
 	ReadWriteTmpfs  bool                `json:"read_write_tmpfs"`

@@ -85,8 +85,9 @@ func (b *Backend) request(e *engine, spec backends.Spec) (*createRequest, error)
 		Systemd:         "false",
 		Runtime:         b.cfg.Runtime,
 		CapDrop:         []string{"ALL"},
-		NoNewPrivileges: true,
-		ReadOnly:        true,
+		CapAdd:          spec.Hardening.Capabilities,
+		NoNewPrivileges: !spec.Hardening.NewPrivileges,
+		ReadOnly:        !spec.Hardening.WritableRoot,
 		Mounts:          mounts,
 		Resources:       limitResources(e, spec.Limits),
 		RLimits:         limitProcesses(e, spec.Limits),
@@ -94,6 +95,12 @@ func (b *Backend) request(e *engine, spec backends.Spec) (*createRequest, error)
 	}
 	if r.WorkDir == "" {
 		r.WorkDir = "/"
+	}
+	if filter := spec.Hardening.Seccomp; filter != backends.SeccompDefault {
+		r.Seccomp = filter // a path is read by the service, on this host
+	}
+	if spec.Hardening.UnmaskedProc {
+		r.Unmask = []string{"ALL"}
 	}
 	if e.rootless() {
 		r.UserNS = &namespace{"keep-id"}

@@ -37,6 +37,11 @@ func (b *Backend) start(ctx context.Context, spec backends.Spec) (*sandbox, erro
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
+	if b.addr.path != "" {
+		if err := backends.CheckMounts(spec.Mounts, b.addr.path); err != nil {
+			return nil, err
+		}
+	}
 	e, err := b.known(ctx)
 	if err == nil {
 		err = b.usable(e)

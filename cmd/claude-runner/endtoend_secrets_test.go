@@ -1,7 +1,10 @@
 package main
 
 import (
+	"encoding/base64"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -46,6 +49,50 @@ func testSecrets(t *testing.T, d *deployment) {
 		for _, secret := range secrets {
 			if strings.Contains(text, secret) {
 				t.Errorf("%s shows the secret %s:\n%s", what, secret, text)
+			}
+		}
+	}
+}
+
+// testToldSecrets lets a tool and the model say secrets, in pieces, and looks
+// for them in what is told of it and in the database.
+func testToldSecrets(t *testing.T, d *deployment) {
+	c := d.chat(t, "").with("env", map[string]string{"TASK_TOKEN": taskSecret})
+	s := c.stream("")
+	r := c.ask("tell secrets")
+	s.until("task_complete")
+	if want := "They are [secret] and [secret]\n[secret]"; r.Text != want {
+		t.Errorf("the answer is %q, want %q", r.Text, want)
+	}
+	shown := map[string]string{"the answer": r.body, "the stream": strings.Join(raw(s.seen), "\n"), "the session": c.call(http.MethodGet, "/session/ID").body}
+	var said strings.Builder
+	for _, e := range s.seen {
+		if e.Type == "text" {
+			said.WriteString(e.Text)
+		}
+	}
+	if said.String() != r.Text {
+		t.Errorf("the stream says %q, the answer %q", said.String(), r.Text)
+	}
+	files, err := filepath.Glob(filepath.Join(d.cfg.DataDir, "runner.db*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no database: %v", err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown["the database's "+filepath.Base(file)] = string(data)
+	}
+	for what, text := range shown {
+		secrets := []string{profileSecret, base64.StdEncoding.EncodeToString([]byte(profileSecret)), modelKey}
+		if !strings.HasPrefix(what, "the database") { // where a task's env is while it waits and runs
+			secrets = append(secrets, taskSecret)
+		}
+		for _, secret := range secrets {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s shows the secret %s", what, secret)
 			}
 		}
 	}

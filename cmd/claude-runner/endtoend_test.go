@@ -54,6 +54,7 @@ var endToEndCases = []struct {
 	{"output by schema", false, testOutputBySchema},
 	{"output in words", false, testOutputInWords},
 	{"secrets", false, testSecrets},
+	{"secrets that tools say", false, testToldSecrets},
 }
 
 // TestEndToEnd runs tasks over HTTP with the real CLI in sandboxes of each

@@ -1,0 +1,64 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+
+	"claude-runner/agent"
+	"claude-runner/backends"
+)
+
+// Mask is a masker of a profile's, a task's and the model API's secrets.
+type Mask struct{ masker }
+
+func NewMask(api agent.ModelAPI, p agent.Profile, env map[string]string) Mask {
+	return Mask{newMasker(secretValues([]agent.ModelAPI{api}, p, env))}
+}
+
+// MaskOf masks just these texts, in no other spelling.
+func MaskOf(texts ...string) Mask { return Mask{masker{newFinder(texts)}} }
+
+func (m Mask) Apply(s string) string                     { return m.apply(s) }
+func (m Mask) JSON(text json.RawMessage) json.RawMessage { return m.json(text) }
+
+// Pieces masks a text that comes in pieces.
+func (m Mask) Pieces() (add func(string) string, end func() string) {
+	t := m.stream()
+	return t.add, t.end
+}
+
+// Events masks a turn's events: with each come those that are told of it.
+func (m Mask) Events() (next func(agent.Event) []agent.Event, rest func() []agent.Event) {
+	events := eventMask{masker: m.masker}
+	list := func(events ...*agent.Event) (out []agent.Event) {
+		for _, e := range events {
+			if e != nil {
+				out = append(out, *e)
+			}
+		}
+		return out
+	}
+	return func(e agent.Event) []agent.Event { return list(events.next(e)) }, func() []agent.Event { return list(events.rest()) }
+}
+
+// Folders are a data folder's sessions.
+type Folders struct{ folders }
+
+func NewFolders(dir string) Folders { return Folders{folders{root: dir}} }
+
+func (f Folders) Prepare() error                  { return f.prepare() }
+func (f Folders) Remove(id string) error          { return f.remove(id) }
+func (f Folders) Empty(ctx context.Context) error { return f.empty(ctx) }
+func (f Folders) Ensure(ctx context.Context, id string, t *agent.Template, owner backends.User) error {
+	return f.ensure(ctx, id, t, owner)
+}
+
+// DiskUse returns what a session's folders take.
+func (f Folders) DiskUse(ctx context.Context, id string, limit int64) (int64, error) {
+	dir, err := f.open(id)
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	return diskUse(ctx, dir, limit)
+}
