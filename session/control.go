@@ -3,7 +3,6 @@ package session
 import (
 	"context"
 	"fmt"
-	"time"
 )
 
 // Abort ends the session's running task and all that wait behind it, and
@@ -74,7 +73,7 @@ func (m *Manager) Reset(ctx context.Context, sessionID string) error {
 		if err := m.folders.remove(sessionID); err != nil {
 			return &Error{Code: CodeStorage, Message: "reset session: its folder could not be removed; the log says more", Err: err}
 		}
-		if err := m.opts.Store.ResetSession(ctx, sessionID, time.Now()); err != nil {
+		if err := m.opts.Store.ResetSession(ctx, sessionID, m.opts.Now()); err != nil {
 			return storageError("reset session", err)
 		}
 		return nil

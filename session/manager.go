@@ -36,6 +36,10 @@ type Options struct {
 	EventsPerSession int           // how many events of a session are kept; 0: all
 
 	PrivateWebhooks bool // tasks may name webhooks at private addresses
+
+	// Now is the wall clock, which may jump: what is written down has its time.
+	// What is measured or waited for does not. Nil: the system's.
+	Now func() time.Time
 }
 
 // Manager runs the tasks of every session: one at a time in each, in the order
@@ -80,9 +84,12 @@ var errPostponed = &Error{
 // Open starts a Manager: it clears up what an earlier process left behind and
 // queues the tasks that were waiting when it ended.
 func Open(ctx context.Context, opts Options) (*Manager, error) {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
 	m := &Manager{
 		opts: opts, log: opts.Log, profiles: opts.Profiles,
-		events:  OpenEventLog(opts.Store, opts.Log),
+		events:  openEventLog(opts.Store, opts.Log, opts.Now),
 		folders: folders{root: opts.DataDir, user: opts.User},
 		health:  newHealth(opts.Backends),
 		boots:   semaphore.NewWeighted(int64(max(1, opts.Boots))),
@@ -137,7 +144,7 @@ func (m *Manager) prune() {
 	for {
 		before, keep := time.Time{}, int64(math.MaxInt64)
 		if m.opts.EventAge > 0 {
-			before = time.Now().Add(-m.opts.EventAge)
+			before = m.opts.Now().Add(-m.opts.EventAge)
 		}
 		if m.opts.EventsPerSession > 0 {
 			keep = int64(m.opts.EventsPerSession)

@@ -55,7 +55,7 @@ func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
 	if err != nil && !isNew {
 		return Task{}, storageError("read session", err)
 	}
-	now := time.Now().UTC()
+	now := m.opts.Now().UTC()
 	if isNew {
 		sess = Session{ID: s.SessionID, CreatedAt: now}
 	}

@@ -15,7 +15,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	driver "modernc.org/sqlite" // as "sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"claude-runner/session"
 )
@@ -46,7 +47,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	}
 	write.SetMaxOpenConns(1)
 	if err := migrate(ctx, write); err != nil {
-		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), write.Close())
+		return nil, errors.Join(fmt.Errorf("open database %s: %w%s", path, err, advice(err)), write.Close())
 	}
 	s := &Store{write: write}
 	if s.read, err = sql.Open("sqlite", dsn(path, "deferred")+"&_pragma=query_only(1)"); err != nil {
@@ -105,6 +106,26 @@ func migrate(ctx context.Context, db *sql.DB) error {
 		return fmt.Errorf("bring its tables up to date: %w", err)
 	}
 	return nil
+}
+
+// advice says what to do about a file that can't be used.
+func advice(err error) string {
+	var e *driver.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	switch e.Code() & 0xff { // the rest says more of the same
+	case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT:
+		return "; the file is damaged: restore it with its -wal file from a backup, or move both away to begin with an empty one"
+	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM:
+		return "; this user must be able to write the file and its folder"
+	case sqlite3.SQLITE_FULL:
+		return "; the disk is full"
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return "; another program holds it: end that one"
+	default:
+		return ""
+	}
 }
 
 // Close closes the file.
