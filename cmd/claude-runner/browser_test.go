@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,8 +34,8 @@ func TestBrowser(t *testing.T) {
 	requireAgent(t, p, "local")
 
 	t.Run("EventSource", func(t *testing.T) {
-		c, wire := p.chat(t, ""), startWire(t, p.base)
-		browse(t, program, pages.follow("app.example", wire.url(), c.id, hold("")))
+		c, wire := p.chat(t, ""), startWire(t, "tcp", strings.TrimPrefix(p.base, "http://"))
+		browse(t, program, pages.follow("app.example", "http://"+wire.address(), c.id, hold("")))
 		if connected := pages.event(t, "connected"); connected.id != "" {
 			t.Errorf("connected has the id %q", connected.id)
 		}
@@ -255,82 +253,4 @@ func (s *pageServer) checkComplete(t *testing.T, c *chat) {
 	if diff := cmp.Diff(want, have); diff != "" {
 		t.Errorf("what the page got (-stored +got):\n%s", diff)
 	}
-}
-
-// wire is a connection to a server that can be cut.
-type wire struct {
-	listener net.Listener
-	to       string
-	group    sync.WaitGroup
-
-	mu    sync.Mutex
-	conns []net.Conn
-	said  bytes.Buffer // by clients
-}
-
-func startWire(t *testing.T, base string) *wire {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &wire{listener: ln, to: strings.TrimPrefix(base, "http://")}
-	w.group.Go(w.accept)
-	t.Cleanup(func() {
-		ln.Close()
-		w.cut()
-		w.group.Wait()
-	})
-	return w
-}
-
-func (w *wire) url() string { return "http://" + w.listener.Addr().String() }
-
-func (w *wire) accept() {
-	for {
-		in, err := w.listener.Accept()
-		if err != nil {
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		out, err := (&net.Dialer{}).DialContext(ctx, "tcp", w.to)
-		cancel()
-		if err != nil {
-			in.Close()
-			continue
-		}
-		w.mu.Lock()
-		w.conns = append(w.conns, in, out)
-		w.mu.Unlock()
-		w.group.Go(func() { w.copy(out, io.TeeReader(in, w)) })
-		w.group.Go(func() { w.copy(in, out) })
-	}
-}
-
-func (w *wire) copy(to net.Conn, from io.Reader) {
-	_, _ = io.Copy(to, from) // how it ends is the clients' business
-	to.Close()
-}
-
-// Write notes what clients say.
-func (w *wire) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.said.Write(p)
-}
-
-func (w *wire) sent() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.said.String()
-}
-
-// cut ends every connection.
-func (w *wire) cut() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, c := range w.conns {
-		c.Close()
-	}
-	w.conns = nil
 }
