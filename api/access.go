@@ -108,7 +108,7 @@ func (a access) cors() fiber.Handler {
 		AllowOriginsFunc: a.allowsOrigin,
 		AllowMethods:     "GET,POST,DELETE",
 		AllowHeaders:     "Authorization,Content-Type,X-Request-Id,Idempotency-Key,Prefer,Last-Event-ID,Traceparent",
-		ExposeHeaders:    "X-Request-Id,Retry-After,Location,Preference-Applied",
+		ExposeHeaders:    "X-Request-Id,Retry-After,Location,Link,Preference-Applied",
 		MaxAge:           600,
 	})
 }

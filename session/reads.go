@@ -69,11 +69,15 @@ func (m *Manager) Load() Load {
 	return Load{Running: m.total, Queued: len(m.waiting), Closing: m.closing}
 }
 
-// Sessions returns every session, the last used first.
-func (m *Manager) Sessions(ctx context.Context) ([]State, error) {
-	stored, err := m.opts.Store.Sessions(ctx)
+// Sessions returns a page of sessions, the last used first, and the next page's
+// cursor.
+func (m *Manager) Sessions(ctx context.Context, p Page) ([]State, string, error) {
+	stored, next, err := m.opts.Store.Sessions(ctx, p)
 	if err != nil {
-		return nil, storageError("list sessions", err)
+		if _, ok := errors.AsType[*Error](err); ok {
+			return nil, "", err
+		}
+		return nil, "", storageError("list sessions", err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -87,7 +91,7 @@ func (m *Manager) Sessions(ctx context.Context) ([]State, error) {
 	for i, s := range stored {
 		out[i] = m.stateLocked(s, queued[s.ID])
 	}
-	return out, nil
+	return out, next, nil
 }
 
 // Session returns one session.
