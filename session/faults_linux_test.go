@@ -181,3 +181,29 @@ func TestReadOnlyFolder(t *testing.T) {
 		}
 	}
 }
+
+// A database that is removed under the runner: nothing is accepted that would
+// be lost, and the runner can still be stopped.
+func TestRemovedDatabase(t *testing.T) {
+	w := newWorld(t, nil)
+	task := w.submit("s", hold)
+	w.started("s")
+	path := filepath.Join(w.dir, "runner.db")
+	if err := os.Rename(path, path+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.Submit(t.Context(), session.Submission{SessionID: "other", Request: session.Request{Message: "echo"}})
+	if session.CodeOf(err) != session.CodeStorage {
+		t.Errorf("Submit: %v", err)
+	}
+	w.letGo("s")
+	eventually(t, "the runner is not ready", func() bool { return w.Ready() != nil })
+	w.close()
+	if err := os.Rename(path+".moved", path); err != nil {
+		t.Fatal(err)
+	}
+	w = openWorld(t, w.dir, nil)
+	if got := w.wait(task); got.State != session.TaskSucceeded {
+		t.Errorf("after a restart: %s: %+v", got.State, got.Result.Error)
+	}
+}

@@ -127,8 +127,36 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 	m.cancel(agent.ErrDetached)
 	m.closeHotAgents()
-	m.tasks.Wait()
+	m.awaitTasks()
 	return m.events.Close()
+}
+
+// awaitTasks waits until every goroutine of a task has ended. Where they wait
+// for a database that can't be written, nothing more will be: the log is
+// closed, and the next Open finds their tasks without an end.
+func (m *Manager) awaitTasks() {
+	ended := make(chan struct{})
+	go func() {
+		m.tasks.Wait()
+		close(ended)
+	}()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+		}
+		if err := m.events.Trouble(); err != nil {
+			m.log.Error("the ends of tasks could not be written; they are left to the next start", "error", err)
+			if err := m.events.Close(); err != nil {
+				m.log.Error("event log could not be closed", "error", err)
+			}
+			<-ended
+			return
+		}
+	}
 }
 
 // pruneInterval is how often old events are looked for.

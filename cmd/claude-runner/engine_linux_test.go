@@ -63,7 +63,7 @@ func startBehindWire(t *testing.T, kind, socket string) (*program, *wire) {
 	_, url := startModel(t, "testdata/script.yaml", scripted.Options{})
 	env := variables(t, kind, url)
 	address := map[string]string{"docker": "CLAUDE_RUNNER_BACKENDS__DOCKER__HOST", "podman": "CLAUDE_RUNNER_BACKENDS__PODMAN__SOCKET"}[kind]
-	env = with(env, address, "unix://"+w.address(), "CLAUDE_RUNNER_AGENTS__LOOSE__BACKEND", kind+",local")
+	env = with(env, "CLAUDE_RUNNER_AGENTS__WORKER__TIMEOUT", "5m", address, "unix://"+w.address(), "CLAUDE_RUNNER_AGENTS__LOOSE__BACKEND", kind+",local")
 	p := startProgram(t, loadConfig(t, testConfig, with(env, "CLI_DIR", cliDir(t, "local"))))
 	requireAgent(t, p, kind)
 	return p, w

@@ -30,6 +30,9 @@ type Store struct {
 	write *sql.DB
 	read  *sql.DB
 
+	path string
+	file os.FileInfo // of what was opened
+
 	setLastSeq, insertEvent *sql.Stmt // of write
 }
 
@@ -49,7 +52,10 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err := migrate(ctx, write); err != nil {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w%s", path, err, advice(err)), write.Close())
 	}
-	s := &Store{write: write}
+	s := &Store{write: write, path: path}
+	if s.file, err = os.Stat(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database: %w", err), write.Close())
+	}
 	if s.read, err = sql.Open("sqlite", dsn(path, "deferred")+"&_pragma=query_only(1)"); err != nil {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), write.Close())
 	}
@@ -145,6 +151,9 @@ func (s *Store) Instance(ctx context.Context) (string, error) {
 
 // inTx runs do in a transaction of the writing connection.
 func (s *Store) inTx(ctx context.Context, do func(*sql.Tx) error) error {
+	if err := s.present(); err != nil {
+		return err
+	}
 	tx, err := s.write.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -153,6 +162,19 @@ func (s *Store) inTx(ctx context.Context, do func(*sql.Tx) error) error {
 		return errors.Join(err, rollback(tx))
 	}
 	return tx.Commit()
+}
+
+// present returns an error where the path no longer leads to the file that was
+// opened. What is written to that one is lost with this process.
+func (s *Store) present() error {
+	now, err := os.Stat(s.path)
+	if err == nil && !os.SameFile(now, s.file) {
+		err = errors.New("another file is in its place")
+	}
+	if err != nil {
+		return fmt.Errorf("the database was removed while it was in use, restart the runner: %w", err)
+	}
+	return nil
 }
 
 func rollback(tx *sql.Tx) error {
