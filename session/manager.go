@@ -75,6 +75,12 @@ var (
 	errTimedOut = errors.New("timed out")
 )
 
+// errClosing is said of what is not taken any more.
+var errClosing = &Error{
+	Code: CodeShuttingDown, RetryAfter: 5 * time.Second,
+	Message: "the runner is shutting down; try again once it is back",
+}
+
 // errPostponed is said of a task that waits for the next Open.
 var errPostponed = &Error{
 	Code: CodeShuttingDown, RetryAfter: 5 * time.Second,

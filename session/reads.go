@@ -129,7 +129,7 @@ func (m *Manager) Ready() error {
 	closing := m.closing
 	m.mu.Unlock()
 	if closing {
-		return errPostponed
+		return errClosing
 	}
 	if err := m.events.Trouble(); err != nil {
 		return storageError("write to the database", err)

@@ -88,7 +88,7 @@ func (m *Manager) accept(sess *Session, s Submission, now time.Time) (*job, erro
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closing {
-		return nil, &Error{Code: CodeShuttingDown, Message: "the runner is shutting down; try again once it is back", RetryAfter: 5 * time.Second}
+		return nil, errClosing
 	}
 	name, err := m.chooseAgent(*sess, s)
 	if err != nil {
