@@ -62,7 +62,7 @@ func (w *world) checkTimes(id string, jump time.Duration) {
 		if err := json.Unmarshal(r.Data, &e); err != nil || r.Seq != int64(i+1) {
 			w.t.Errorf("event %d: %s, %v", i+1, r.Data, err)
 		}
-		if off := e.Time.Sub(time.Now()); off > max(0, jump)+time.Second || off < min(0, jump)-30*time.Second {
+		if off := time.Until(e.Time); off > max(0, jump)+time.Second || off < min(0, jump)-30*time.Second {
 			w.t.Errorf("an event of %v: %s", e.Time, r.Data)
 		}
 	}
