@@ -102,8 +102,8 @@ func (a *access) cors() fiber.Handler {
 	return cors.New(cors.Config{
 		AllowOriginsFunc: a.allowsOrigin,
 		AllowMethods:     "GET,POST,PATCH,DELETE",
-		AllowHeaders:     "Authorization,Content-Type,X-Request-Id",
-		ExposeHeaders:    "X-Request-Id,Retry-After",
+		AllowHeaders:     "Authorization,Content-Type,X-Request-Id,Idempotency-Key,Prefer,Last-Event-ID,Traceparent",
+		ExposeHeaders:    "X-Request-Id,Retry-After,Location,Link,Preference-Applied",
 		MaxAge:           600,
 	})
 }

@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -341,5 +342,45 @@ func TestHealth(t *testing.T) {
 	<-held
 	if a := w.do(http.MethodHead, "/health", ""); a.status != http.StatusOK || a.body != "" {
 		t.Errorf("HEAD: %d %q", a.status, a.body)
+	}
+}
+
+// TestSessionsPages holds that the pages of GET /sessions are, together, all of
+// it, and that without a limit it is an array of all, as it always was.
+func TestSessionsPages(t *testing.T) {
+	w := newWorld(t)
+	for i := range 7 {
+		w.post(fmt.Sprintf("s%d", i), "echo")
+	}
+	ids := func(a answer) (out []string) {
+		var views []struct{ SessionID string }
+		if err := json.Unmarshal([]byte(a.body), &views); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range views {
+			out = append(out, v.SessionID)
+		}
+		return out
+	}
+	all := w.do(http.MethodGet, "/sessions", "")
+	var paged []string
+	pages := 0
+	for path := "/sessions?limit=3"; path != ""; pages++ {
+		a := w.do(http.MethodGet, path, "")
+		paged = append(paged, ids(a)...)
+		link, _ := strings.CutPrefix(a.header.Get("Link"), "<")
+		path, _, _ = strings.Cut(link, ">")
+	}
+	want := "[s6 s5 s4 s3 s2 s1 s0]"
+	if got := fmt.Sprint(ids(all)); got != want || all.header.Get("Link") != "" {
+		t.Errorf("all: %s, Link %q", got, all.header.Get("Link"))
+	}
+	if fmt.Sprint(paged) != want || pages != 3 {
+		t.Errorf("in %d pages: %v", pages, paged)
+	}
+	for _, query := range []string{"limit=0", "limit=501", "limit=x", "cursor=x", "page=2"} {
+		if a := w.do(http.MethodGet, "/sessions?"+query, ""); a.status != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", query, a.status, a.body)
+		}
 	}
 }

@@ -52,14 +52,20 @@ func taskFilter(c *fiber.Ctx) (session.TaskFilter, error) {
 		}
 		return f, invalid("status", "%q is none; want one of %s", shown(string(f.State)), strings.Join(states, ", "))
 	}
-	if q.Has("limit") {
-		n, err := strconv.Atoi(q.Get("limit"))
-		if err != nil || n < 1 || n > maxLimit {
-			return f, invalid("limit", "want a whole number from 1 to %d, got %q", maxLimit, shown(q.Get("limit")))
-		}
-		f.Limit = n
+	f.Limit, err = pageLimit(q)
+	return f, err
+}
+
+// pageLimit reads how much a page shall have; 0 where the query does not say.
+func pageLimit(q url.Values) (int, error) {
+	if !q.Has("limit") {
+		return 0, nil
 	}
-	return f, nil
+	n, err := strconv.Atoi(q.Get("limit"))
+	if err != nil || n < 1 || n > maxLimit {
+		return 0, invalid("limit", "want a whole number from 1 to %d, got %q", maxLimit, shown(q.Get("limit")))
+	}
+	return n, nil
 }
 
 // sessionID returns the session that the request's path names. Clients may

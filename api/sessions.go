@@ -7,17 +7,32 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
+
+	"claude-runner/session"
 )
 
-// sessions answers GET /sessions, the last used first.
+// sessions answers GET /sessions, the last used first: all of them or, with
+// ?limit=, a page, whose Link header leads to the next one.
 func (s *Server) sessions(c *fiber.Ctx) error {
-	all, err := s.view(c).Sessions(s.root)
+	q, err := query(c, "limit", "cursor")
 	if err != nil {
 		return err
 	}
-	views := make([]sessionView, len(all))
-	for i, one := range all {
+	page := session.Page{Cursor: q.Get("cursor")}
+	if page.Limit, err = pageLimit(q); err != nil {
+		return err
+	}
+	some, next, err := s.view(c).Sessions(s.root, page)
+	if err != nil {
+		return err
+	}
+	views := make([]sessionView, len(some))
+	for i, one := range some {
 		views[i] = viewSession(one)
+	}
+	if next != "" {
+		q.Set("cursor", next)
+		c.Set(fiber.HeaderLink, "</sessions?"+q.Encode()+`>; rel="next"`)
 	}
 	return c.JSON(views)
 }

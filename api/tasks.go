@@ -57,11 +57,14 @@ func (s *Server) submit(c *fiber.Ctx) error {
 		return nil
 	}
 	if task.State != session.TaskSucceeded {
-		s.answerError(c, Status(view.Code), 0, view)
+		s.answerError(c, Status(view.Code), retryAfter[view.Code], view)
 		return nil
 	}
 	return c.JSON(view)
 }
+
+// retryAfter is when a task that failed so may be submitted again.
+var retryAfter = map[session.Code]time.Duration{session.CodeNoBackend: time.Second}
 
 // maxKeyLength bounds an idempotency key, in bytes.
 const maxKeyLength = 255

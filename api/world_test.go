@@ -67,7 +67,13 @@ type setup struct {
 // newWorld starts a server with the agents "shell" (the default) and "other".
 func newWorld(t testing.TB, changes ...func(*setup)) *world {
 	t.Helper()
-	w := &world{t: t, dir: backendtest.SharedDir(t), logs: &logs{}, served: make(chan error, 1)}
+	return openWorld(t, backendtest.SharedDir(t), changes...)
+}
+
+// openWorld is newWorld on a data folder that there is.
+func openWorld(t testing.TB, dir string, changes ...func(*setup)) *world {
+	t.Helper()
+	w := &world{t: t, dir: dir, logs: &logs{}, served: make(chan error, 1)}
 	var err error
 	if w.store, err = sqlite.Open(context.Background(), filepath.Join(w.dir, "runner.db")); err != nil {
 		t.Fatal(err)

@@ -23,7 +23,7 @@ func (b KeyBudget) Over() bool { return b.LimitUSD > 0 && b.SpentUSD >= b.LimitU
 // KeyBudget returns how the key stands that owns a task (Task.Owner). An owner
 // without a limit, "" among them, has LimitUSD 0.
 func (m *Manager) KeyBudget(ctx context.Context, owner string) (KeyBudget, error) {
-	midnight := time.Now().UTC().Truncate(24 * time.Hour)
+	midnight := m.opts.Now().UTC().Truncate(24 * time.Hour)
 	b := KeyBudget{KeyID: owner, RenewsAt: midnight.Add(24 * time.Hour)}
 	if owner == "" {
 		return b, nil

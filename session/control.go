@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"time"
 )
 
 // Abort ends the session's running task and all that wait behind it, and
@@ -84,7 +83,7 @@ func (v View) Reset(ctx context.Context, sessionID string) error {
 		if err := m.discard(sessionID); err != nil {
 			return &Error{Code: CodeStorage, Message: "reset session: its folder could not be removed; the log says more", Err: err}
 		}
-		if err := m.opts.Store.ResetSession(ctx, sessionID, time.Now()); err != nil {
+		if err := m.opts.Store.ResetSession(ctx, sessionID, m.opts.Now()); err != nil {
 			return storageError("reset session", err)
 		}
 		return nil

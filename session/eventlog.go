@@ -47,9 +47,11 @@ type stream struct {
 }
 
 // OpenEventLog starts the log's writer.
-func OpenEventLog(store Store, log *slog.Logger) *EventLog {
+func OpenEventLog(store Store, log *slog.Logger) *EventLog { return openEventLog(store, log, time.Now) }
+
+func openEventLog(store Store, log *slog.Logger, now func() time.Time) *EventLog {
 	l := &EventLog{
-		store: store, log: log, now: time.Now,
+		store: store, log: log, now: now,
 		streams: map[string]*stream{},
 		wake:    make(chan struct{}, 1),
 		closing: make(chan struct{}),

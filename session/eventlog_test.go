@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -178,8 +180,11 @@ func TestAppendAfterClose(t *testing.T) {
 	}
 }
 
+// BenchmarkEventLogAppend writes the pieces of what a model says in one session,
+// while one reads.
 func BenchmarkEventLogAppend(b *testing.B) {
-	l := openLog(b, filepath.Join(b.TempDir(), "runner.db"))
+	path := filepath.Join(b.TempDir(), "runner.db")
+	l := openLog(b, path)
 	c := read(b, l, "s1", 0)
 	done := make(chan struct{})
 	go func() {
@@ -193,4 +198,45 @@ func BenchmarkEventLogAppend(b *testing.B) {
 	}
 	<-done
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
+// BenchmarkEventLogSize tells how much of the disk the events of real turns
+// take.
+func BenchmarkEventLogSize(b *testing.B) {
+	const events = 50000
+	for b.Loop() {
+		path := filepath.Join(b.TempDir(), "runner.db")
+		store, err := sqlite.Open(b.Context(), path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		task := session.Task{ID: "01a2144e-4312-79e2-95ac-3c7365cbea53", SessionID: "user-4711", State: session.TaskQueued, CreatedAt: time.Now()}
+		create := session.Change{Create: &session.Creation{Session: session.Session{ID: task.SessionID, CreatedAt: time.Now()}, Task: task}}
+		if err := store.Apply(b.Context(), []session.Change{create}); err != nil {
+			b.Fatal(err)
+		}
+		l := session.OpenEventLog(store, slog.New(slog.DiscardHandler))
+		began := time.Now()
+		for i := range events {
+			e := session.Event{TaskID: task.ID, Event: agent.Event{Type: agent.EventText, Text: "twenty bytes of text"}}
+			if i%20 == 19 { // now and then there is a tool
+				e.Event = agent.Event{Type: agent.EventToolEnd, Tool: "Bash", ToolID: "toolu_01A2b3C4d5E6f7G8h9", Result: strings.Repeat("a line of what it said\n", 20)}
+			}
+			if err := l.Append(task.SessionID, e); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := l.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(events/time.Since(began).Seconds(), "events/s")
+		if err := store.Close(); err != nil {
+			b.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(info.Size())/events*1000, "B/1000-events")
+	}
 }

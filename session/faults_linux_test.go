@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"claude-runner/session"
+	"claude-runner/session/sqlite"
 )
 
 // hog fills the folder's file system until nothing more fits, and returns what
@@ -128,4 +129,81 @@ func TestLockedDatabase(t *testing.T) {
 		t.Errorf("%s: %+v", got.State, got.Result.Error)
 	}
 	eventually(t, "the runner is ready", func() bool { return w.Ready() == nil })
+}
+
+// A data folder that became read-only: the runner does not start and says why,
+// and what was accepted before is done once it can be written again.
+func TestReadOnlyFolder(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a file system of its own needs root")
+	}
+	dir := sharedDir(t)
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=32m"); err != nil {
+		t.Skipf("no file system can be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// What agents say is elsewhere: it is open for writing, which keeps a file
+	// system from becoming read-only.
+	if err := os.Symlink(sharedDir(t), filepath.Join(dir, "backends")); err != nil {
+		t.Fatal(err)
+	}
+	w := openWorld(t, dir, nil)
+	running, waiting := w.submit("s", hold), w.submit("s", "echo works")
+	w.started("s")
+	w.close()
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := syscall.Mount("none", dir, "tmpfs", syscall.MS_REMOUNT|syscall.MS_BIND|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remount(syscall.MS_RDONLY)
+	store, err := sqlite.Open(context.Background(), filepath.Join(dir, "runner.db"))
+	if err == nil {
+		t.Fatal("the database was opened", store.Close())
+	}
+	if !strings.Contains(err.Error(), filepath.Join(dir, "runner.db")) || !strings.Contains(err.Error(), "read-only file system") {
+		t.Errorf("it says %v", err)
+	}
+	remount(0)
+	w = openWorld(t, dir, nil)
+	w.letGo("s")
+	for _, task := range []session.Task{running, waiting} {
+		if got := w.wait(task); got.State != session.TaskSucceeded {
+			t.Errorf("%s: %+v", got.State, got.Result.Error)
+		}
+	}
+}
+
+// A database that is removed under the runner: nothing is accepted that would
+// be lost, and the runner can still be stopped.
+func TestRemovedDatabase(t *testing.T) {
+	w := newWorld(t, nil)
+	task := w.submit("s", hold)
+	w.started("s")
+	path := filepath.Join(w.dir, "runner.db")
+	if err := os.Rename(path, path+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.Submit(t.Context(), session.Submission{SessionID: "other", Request: session.Request{Message: "echo"}})
+	if session.CodeOf(err) != session.CodeStorage {
+		t.Errorf("Submit: %v", err)
+	}
+	w.letGo("s")
+	eventually(t, "the runner is not ready", func() bool { return w.Ready() != nil })
+	w.close()
+	if err := os.Rename(path+".moved", path); err != nil {
+		t.Fatal(err)
+	}
+	w = openWorld(t, w.dir, nil)
+	if got := w.wait(task); got.State != session.TaskSucceeded {
+		t.Errorf("after a restart: %s: %+v", got.State, got.Result.Error)
+	}
 }

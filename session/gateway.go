@@ -161,7 +161,7 @@ func (a *attempt) budgets(ctx context.Context) ([]agent.Budget, error) {
 		{Name: "task:" + task.ID, LimitUSD: p.MaxBudgetUSD},
 		{Name: "session:" + task.SessionID, LimitUSD: limit, SpentUSD: a.session.CostUSD},
 	}
-	today := time.Now().UTC().Truncate(24 * time.Hour)
+	today := a.m.opts.Now().UTC().Truncate(24 * time.Hour)
 	key, err := a.m.KeyBudget(ctx, task.Owner)
 	if err != nil {
 		return nil, err

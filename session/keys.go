@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 )
 
 // hash tells submissions apart.
@@ -37,7 +36,7 @@ func (m *Manager) known(ctx context.Context, s Submission) (Task, bool, error) {
 		return Task{}, false, nil
 	}
 	k, err := m.opts.Store.Key(ctx, s.Caller.KeyID, s.Key)
-	if errors.Is(err, ErrNotFound) || err == nil && time.Since(k.At) > KeyLife {
+	if errors.Is(err, ErrNotFound) || err == nil && m.opts.Now().Sub(k.At) > KeyLife {
 		return Task{}, false, nil
 	}
 	if err != nil {

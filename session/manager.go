@@ -50,6 +50,10 @@ type Options struct {
 	EventsPerSession int           // how many events of a session are kept; 0: all
 
 	PrivateWebhooks bool // tasks may name webhooks at private addresses
+
+	// Now is the wall clock, which may jump: what is written down has its time.
+	// What is measured or waited for does not. Nil: the system's.
+	Now func() time.Time
 }
 
 // HelperTask is what a sandbox's helper is to do.
@@ -99,6 +103,12 @@ var (
 	errTimedOut = errors.New("timed out")
 )
 
+// errClosing is said of what is not taken any more.
+var errClosing = &Error{
+	Code: CodeShuttingDown, RetryAfter: 5 * time.Second,
+	Message: "the runner is shutting down; try again once it is back",
+}
+
 // errPostponed is said of a task that waits for the next Open.
 var errPostponed = &Error{
 	Code: CodeShuttingDown, RetryAfter: 5 * time.Second,
@@ -108,9 +118,12 @@ var errPostponed = &Error{
 // Open starts a Manager: it clears up what an earlier process left behind and
 // queues the tasks that were waiting when it ended.
 func Open(ctx context.Context, opts Options) (*Manager, error) {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
 	m := &Manager{
 		opts: opts, log: opts.Log, profiles: opts.Profiles,
-		events:  OpenEventLog(opts.Store, opts.Log),
+		events:  openEventLog(opts.Store, opts.Log, opts.Now),
 		folders: folders{root: opts.DataDir, user: opts.User},
 		health:  newHealth(opts.Backends),
 		boots:   semaphore.NewWeighted(int64(max(1, opts.Boots))),
@@ -162,8 +175,36 @@ func (m *Manager) Close(ctx context.Context) error {
 	}
 	m.cancel(agent.ErrDetached)
 	m.closeHotAgents()
-	m.tasks.Wait()
+	m.awaitTasks()
 	return m.events.Close()
+}
+
+// awaitTasks waits until every goroutine of a task has ended. Where they wait
+// for a database that can't be written, nothing more will be: the log is
+// closed, and the next Open finds their tasks without an end.
+func (m *Manager) awaitTasks() {
+	ended := make(chan struct{})
+	go func() {
+		m.tasks.Wait()
+		close(ended)
+	}()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+		}
+		if err := m.events.Trouble(); err != nil {
+			m.log.Error("the ends of tasks could not be written; they are left to the next start", "error", err)
+			if err := m.events.Close(); err != nil {
+				m.log.Error("event log could not be closed", "error", err)
+			}
+			<-ended
+			return
+		}
+	}
 }
 
 // pruneInterval is how often old events are looked for.
@@ -179,7 +220,7 @@ func (m *Manager) prune() {
 	for {
 		before, keep := time.Time{}, int64(math.MaxInt64)
 		if m.opts.EventAge > 0 {
-			before = time.Now().Add(-m.opts.EventAge)
+			before = m.opts.Now().Add(-m.opts.EventAge)
 		}
 		if m.opts.EventsPerSession > 0 {
 			keep = int64(m.opts.EventsPerSession)

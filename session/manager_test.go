@@ -148,7 +148,7 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
-	if sessions, err := w.Sessions(t.Context()); err != nil || len(sessions) != 1 {
+	if sessions, _, err := w.Sessions(t.Context(), session.Page{}); err != nil || len(sessions) != 1 {
 		t.Errorf("refused tasks left sessions: %+v, %v", sessions, err)
 	}
 	t.Run("no credentials", func(t *testing.T) {

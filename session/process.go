@@ -273,17 +273,43 @@ func (m *Manager) stop(p *process) {
 	m.closeLease(p.lease)
 }
 
+// stopSandbox ends a sandbox for certain. Where its engine does not let it, it
+// goes on trying behind the caller's back; what it has not managed when the
+// Manager closes, the next Open does.
 func (m *Manager) stopSandbox(backend string, s backends.Sandbox, grace time.Duration) {
+	err := stopOnce(s, grace)
+	if err == nil {
+		return
+	}
+	log := m.log.With("backend", backend, "sandbox", s.Handle().ID)
+	log.Error("sandbox could not be stopped; trying again until it is gone", "error", err)
+	m.tasks.Go(func() {
+		for pause := firstStopRetry; ; pause = min(2*pause, lastStopRetry) {
+			select {
+			case <-time.After(pause):
+			case <-m.root.Done():
+				return
+			}
+			if err := stopOnce(s, grace); err == nil {
+				log.Info("sandbox stopped at last")
+				return
+			}
+		}
+	})
+}
+
+func stopOnce(s backends.Sandbox, grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTimeout)
 	defer cancel()
-	if err := s.Stop(ctx, grace); err != nil {
-		m.log.Error("sandbox could not be stopped", "backend", backend, "sandbox", s.Handle().ID, "error", err)
-	}
+	return s.Stop(ctx, grace)
 }
 
 const (
 	closeTimeout = time.Second            // for an agent to end when its input has
 	stopGrace    = 500 * time.Millisecond // from asking to killing
+
+	firstStopRetry = time.Second
+	lastStopRetry  = 30 * time.Second
 )
 
 // takeHot returns the session's agent that still runs, if it was started with

@@ -69,14 +69,15 @@ func (m *Manager) Load() Load {
 	return Load{Running: m.total, Queued: len(m.waiting), Closing: m.closing}
 }
 
-// Sessions returns every session, the last used first.
-func (m *Manager) Sessions(ctx context.Context) ([]State, error) { return m.sessions(ctx, "") }
-
-// sessions returns those of an owner, or all where that is "".
-func (m *Manager) sessions(ctx context.Context, owner string) ([]State, error) {
-	stored, err := m.opts.Store.Sessions(ctx, owner)
+// Sessions returns a page of sessions, the last used first, and the next page's
+// cursor.
+func (m *Manager) Sessions(ctx context.Context, p Page) ([]State, string, error) {
+	stored, next, err := m.opts.Store.Sessions(ctx, p)
 	if err != nil {
-		return nil, storageError("list sessions", err)
+		if _, ok := errors.AsType[*Error](err); ok {
+			return nil, "", err
+		}
+		return nil, "", storageError("list sessions", err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -90,7 +91,7 @@ func (m *Manager) sessions(ctx context.Context, owner string) ([]State, error) {
 	for i, s := range stored {
 		out[i] = m.stateLocked(s, queued[s.ID])
 	}
-	return out, nil
+	return out, next, nil
 }
 
 // Session returns one session.
@@ -128,7 +129,7 @@ func (m *Manager) Ready() error {
 	closing := m.closing
 	m.mu.Unlock()
 	if closing {
-		return errPostponed
+		return errClosing
 	}
 	if err := m.events.Trouble(); err != nil {
 		return storageError("write to the database", err)

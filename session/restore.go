@@ -66,7 +66,9 @@ func (m *Manager) restore(ctx context.Context) error {
 // agent's output is read again from the turn's beginning, and what was told
 // already is not told twice.
 func (m *Manager) takeOver(l *live, j *job) {
-	a := &attempt{m: m, job: j, live: l}
+	// The clock may have been set back since.
+	ran := max(0, m.opts.Now().Sub(j.task.StartedAt))
+	a := &attempt{m: m, job: j, live: l, begun: time.Now().Add(-ran)}
 	answer, err := a.recover(j.ctx)
 	if errors.Is(err, errInterrupted) && a.again() {
 		a.told = 0
@@ -104,7 +106,7 @@ func (a *attempt) recover(ctx context.Context) (agent.Result, error) {
 		}
 		return agent.Result{}, err
 	}
-	ctx, cancel := context.WithDeadlineCause(ctx, task.StartedAt.Add(a.profile.Timeout), errTimedOut)
+	ctx, cancel := context.WithDeadlineCause(ctx, a.begun.Add(a.profile.Timeout), errTimedOut)
 	defer cancel()
 	if a.proc, err = a.adopt(ctx, sandbox); err != nil {
 		if !errors.Is(err, agent.ErrDetached) {

@@ -27,6 +27,8 @@ type attempt struct {
 	refused  int64 // the last agent.Refusal that was seen
 	refusals int64 // those of this task that were told
 
+	begun time.Time // of the attempt, on the clock that does not jump
+
 	temperature Temperature
 	starting    time.Time // when the task began to wait for proc
 }
@@ -36,8 +38,8 @@ const cleanUpTimeout = 30 * time.Second
 
 // run takes a task from the queue's head to its end.
 func (m *Manager) run(l *live, j *job) {
-	a := &attempt{m: m, job: j, live: l}
-	started := time.Now().UTC()
+	a := &attempt{m: m, job: j, live: l, begun: time.Now()}
+	started := later(m.opts.Now(), j.task.CreatedAt)
 	m.update(j, func(t *Task) { t.State, t.StartedAt = TaskStarting, started },
 		Event{TaskID: j.task.ID, Agent: j.task.Agent, Event: agent.Event{Type: EventTaskStart}})
 	m.tell(func(o Observer) { o.TaskStarted(j.task) })
@@ -51,7 +53,7 @@ func (a *attempt) finish(answer agent.Result, err error) {
 	if errors.Is(err, agent.ErrDetached) {
 		return
 	}
-	a.collect(answer, time.Since(a.job.task.StartedAt))
+	a.collect(answer, time.Since(a.begun))
 	err = a.meter(err)
 	state := a.judge(err)
 	turns := 0
@@ -330,7 +332,7 @@ func (m *Manager) endUnstarted(j *job, state TaskState, f Failure) {
 // waits for it.
 func (m *Manager) end(j *job, state TaskState, r Result, agentID string, turns int) {
 	t := j.task
-	t.State, t.Result, t.EndedAt = state, r, time.Now().UTC()
+	t.State, t.Result, t.EndedAt = state, r, later(m.opts.Now(), t.CreatedAt, t.StartedAt)
 	delivery := m.delivery(t)
 	t.Request.Env, t.Request.Webhook = nil, nil
 	end := Change{End: &Ending{Task: t, AgentID: agentID, Turns: turns, Delivery: delivery}}
@@ -354,4 +356,16 @@ func (m *Manager) end(j *job, state TaskState, r Result, agentID string, turns i
 	close(j.done)
 	j.cancel(nil)
 	m.forgetMeter(t.ID)
+}
+
+// later returns now in UTC, or the last of the moments that were before it: a
+// clock that was set back does not turn a task's life around.
+func later(now time.Time, moments ...time.Time) time.Time {
+	now = now.UTC()
+	for _, t := range moments {
+		if t.After(now) {
+			now = t
+		}
+	}
+	return now
 }

@@ -20,9 +20,8 @@ type Store interface {
 	// Task and Session return ErrNotFound where there is none.
 	Task(ctx context.Context, id string) (Task, error)
 	Session(ctx context.Context, id string) (Session, error)
-	// Sessions returns those of an owner, or all where that is "", the last used
-	// first.
-	Sessions(ctx context.Context, owner string) ([]Session, error)
+	// Sessions returns a page, the last used first, and the next page's cursor.
+	Sessions(ctx context.Context, p Page) ([]Session, string, error)
 	// Tasks returns a page, the newest first, and the next page's cursor, which
 	// is "" at the end.
 	Tasks(ctx context.Context, f TaskFilter) ([]Task, string, error)
@@ -65,6 +64,13 @@ type Store interface {
 	PruneEvents(ctx context.Context, before time.Time, keep int64) (int64, error)
 
 	Close() error
+}
+
+// Page is which part of a list is wanted.
+type Page struct {
+	Limit  int    // 0: all
+	Cursor string // as the page before gave it; "" begins with the first
+	Owner  string // whose; "": all
 }
 
 // Change is what one thing that happened changes in the store.

@@ -63,7 +63,7 @@ func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
 	if err != nil && !isNew {
 		return Task{}, storageError("read session", err)
 	}
-	now := time.Now().UTC()
+	now := m.opts.Now().UTC()
 	if isNew {
 		sess = Session{ID: s.SessionID, CreatedAt: now, Owner: s.Caller.KeyID}
 	}
@@ -127,7 +127,7 @@ func (m *Manager) accept(sess *Session, s Submission, now time.Time) (*job, erro
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closing {
-		return nil, &Error{Code: CodeShuttingDown, Message: "the runner is shutting down; try again once it is back", RetryAfter: 5 * time.Second}
+		return nil, errClosing
 	}
 	name, err := m.chooseAgent(*sess, s)
 	if err != nil {

@@ -25,9 +25,10 @@ func (v View) Submit(ctx context.Context, s Submission) (Task, error) {
 // Profiles returns the agents that the caller may use.
 func (v View) Profiles() Profiles { return v.caller.visible(v.m.Profiles()) }
 
-// Sessions returns the sessions that are there, the last used first.
-func (v View) Sessions(ctx context.Context) ([]State, error) {
-	return v.m.sessions(ctx, v.caller.only())
+// Sessions is Manager.Sessions, of those that are there.
+func (v View) Sessions(ctx context.Context, p Page) ([]State, string, error) {
+	p.Owner = v.caller.only()
+	return v.m.Sessions(ctx, p)
 }
 
 // Session returns one session.

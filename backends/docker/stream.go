@@ -88,9 +88,9 @@ func (s *sandbox) whole(over time.Time) (container.InspectResponse, error) {
 // without what has been carried already, and returns how the container ended.
 // left is when the engine went away; zero where it did not.
 //
-// It outlasts a restart of the engine, where the container did: the output of a
-// container that ended meanwhile may be lost, and then the outcome is not
-// known. Nor is it where what was carried is not in the log.
+// It outlasts a restart of the engine, where the container did: of a container
+// that ended meanwhile it carries what the log has, but that may not be all, and
+// the outcome is not known. Nor is it where what was carried is not in the log.
 func (s *sandbox) follow(from int64, left time.Time) (backends.Exit, error) {
 	seen := time.Now()
 	for {
@@ -99,10 +99,12 @@ func (s *sandbox) follow(from int64, left time.Time) (backends.Exit, error) {
 		if err == nil {
 			if isRunning(state) {
 				left = time.Time{}
-			} else if !left.IsZero() && parseTime(state.State.FinishedAt).After(left) {
+			}
+			unseen := !left.IsZero() && parseTime(state.State.FinishedAt).After(left)
+			err = s.readLog(from, !isRunning(state))
+			if unseen && (err == nil || errors.Is(err, errLogShort)) {
 				return backends.Exit{}, errAway
 			}
-			err = s.readLog(from, !isRunning(state))
 		}
 		if err == nil || time.Since(began) > exitPatience {
 			seen = time.Now() // it was there for a while

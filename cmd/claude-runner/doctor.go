@@ -207,7 +207,7 @@ func (d *doctor) backend(ctx context.Context, cfg *config.Config, b backends.Bac
 		switch {
 		case err != nil:
 			works = false
-			d.bad("backend %s: the CLI does not start %s: %v", b.Name(), where, err)
+			d.bad("backend %s: the CLI does not start %s: %v; %s", b.Name(), where, err, cliAdvice(image))
 		case !strings.Contains(version, claude.TestedVersion):
 			d.note("backend %s: the CLI %s is %s; %s is what the runner is tested with", b.Name(), where, version, claude.TestedVersion)
 		}
@@ -276,4 +276,12 @@ func cliVersion(ctx context.Context, b backends.Backend, image string, cfg *conf
 		return "", fmt.Errorf("exit code %d, signal %d: %.300s", exit.Code, exit.Signal, bytes.TrimSpace(stderr))
 	}
 	return string(bytes.TrimSpace(out)), nil
+}
+
+// cliAdvice says how a backend gets the CLI: by an image, where it needs one.
+func cliAdvice(image string) string {
+	if image != "" {
+		return "build the image with `make image`, or name one that has the CLI in the profile's image"
+	}
+	return "install it (`make cli`, or npm install --global @anthropic-ai/claude-code@" + claude.TestedVersion + ") and put its folder into PATH or the backend's path"
 }

@@ -92,7 +92,7 @@ func TestOwners(t *testing.T) {
 		must(t, s, session.Change{End: &session.Ending{Task: task}})
 	}
 	for owner, n := range map[string]int{"alice": 1, "nobody": 0, "": 3} {
-		sessions, err := s.Sessions(t.Context(), owner)
+		sessions, _, err := s.Sessions(t.Context(), session.Page{Owner: owner})
 		if err != nil || len(sessions) != n {
 			t.Errorf("%q: %d sessions, %v", owner, len(sessions), err)
 		}

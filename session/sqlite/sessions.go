@@ -3,6 +3,9 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"math"
+	"strconv"
+	"strings"
 	"time"
 
 	"claude-runner/session"
@@ -16,28 +19,56 @@ func (s *Store) Session(ctx context.Context, id string) (session.Session, error)
 	return out, found(err)
 }
 
-// Sessions returns an owner's sessions, or all where that is "", the last used
-// first.
-func (s *Store) Sessions(ctx context.Context, owner string) ([]session.Session, error) {
-	where, args := "", []any{}
-	if owner != "" {
-		where, args = " WHERE owner = ?", append(args, owner)
+// Sessions returns a page of sessions, the last used first. A cursor is the
+// time of use of the page's last session, and its id.
+func (s *Store) Sessions(ctx context.Context, p session.Page) ([]session.Session, string, error) {
+	used, id := int64(math.MaxInt64), ""
+	if p.Cursor != "" {
+		var err error
+		if used, id, err = splitCursor(p.Cursor); err != nil {
+			return nil, "", err
+		}
 	}
-	rows, err := s.read.QueryContext(ctx, `SELECT `+sessionColumns+` FROM sessions`+where+` ORDER BY updated_at DESC, id`, args...)
+	limit := -1 // none
+	if p.Limit > 0 {
+		limit = p.Limit + 1
+	}
+	owned, args := "", []any{used, id, limit}
+	if p.Owner != "" {
+		owned, args = "owner = ?4 AND ", append(args, p.Owner)
+	}
+	rows, err := s.read.QueryContext(ctx, `SELECT `+sessionColumns+` FROM sessions WHERE `+owned+
+		`updated_at <= ?1 AND (updated_at < ?1 OR id > ?2) ORDER BY updated_at DESC, id LIMIT ?3`, args...)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer rows.Close()
 	out := []session.Session{}
 	for rows.Next() {
 		one, err := scanSession(rows)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		out = append(out, one)
 	}
-	return out, rows.Err()
+	if err := rows.Err(); err != nil || p.Limit == 0 || len(out) <= p.Limit {
+		return out, "", err
+	}
+	out = out[:p.Limit]
+	last := out[p.Limit-1]
+	return out, strconv.FormatInt(nanos(last.UpdatedAt), 10) + "." + last.ID, nil
 }
+
+func splitCursor(cursor string) (used int64, id string, err error) {
+	number, id, _ := strings.Cut(cursor, ".")
+	if used, err = strconv.ParseInt(number, 10, 64); err != nil {
+		return 0, "", errCursor
+	}
+	return used, id, nil
+}
+
+// errCursor is said of a cursor that no page gave.
+var errCursor = &session.Error{Code: session.CodeInvalid, Field: "cursor", Message: "cursor: is not one that a page before this one gave"}
 
 // DeleteSession removes a session with its tasks and events. What they used is
 // kept.

@@ -15,7 +15,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	driver "modernc.org/sqlite" // as "sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"claude-runner/session"
 )
@@ -28,6 +29,9 @@ var migrations embed.FS
 type Store struct {
 	write *sql.DB
 	read  *sql.DB
+
+	path string
+	file os.FileInfo // of what was opened
 
 	setLastSeq, insertEvent *sql.Stmt // of write
 }
@@ -46,9 +50,12 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	}
 	write.SetMaxOpenConns(1)
 	if err := migrate(ctx, write); err != nil {
-		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), write.Close())
+		return nil, errors.Join(fmt.Errorf("open database %s: %w%s", path, err, advice(err)), write.Close())
 	}
-	s := &Store{write: write}
+	s := &Store{write: write, path: path}
+	if s.file, err = os.Stat(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database: %w", err), write.Close())
+	}
 	if s.read, err = sql.Open("sqlite", dsn(path, "deferred")+"&_pragma=query_only(1)"); err != nil {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), write.Close())
 	}
@@ -107,6 +114,26 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
+// advice says what to do about a file that can't be used.
+func advice(err error) string {
+	var e *driver.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	switch e.Code() & 0xff { // the rest says more of the same
+	case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT:
+		return "; the file is damaged: restore it with its -wal file from a backup, or move both away to begin with an empty one"
+	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM:
+		return "; this user must be able to write the file and its folder"
+	case sqlite3.SQLITE_FULL:
+		return "; the disk is full"
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return "; another program holds it: end that one"
+	default:
+		return ""
+	}
+}
+
 // Close closes the file.
 func (s *Store) Close() error { return errors.Join(s.read.Close(), s.write.Close()) }
 
@@ -124,6 +151,9 @@ func (s *Store) Instance(ctx context.Context) (string, error) {
 
 // inTx runs do in a transaction of the writing connection.
 func (s *Store) inTx(ctx context.Context, do func(*sql.Tx) error) error {
+	if err := s.present(); err != nil {
+		return err
+	}
 	tx, err := s.write.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -132,6 +162,19 @@ func (s *Store) inTx(ctx context.Context, do func(*sql.Tx) error) error {
 		return errors.Join(err, rollback(tx))
 	}
 	return tx.Commit()
+}
+
+// present returns an error where the path no longer leads to the file that was
+// opened. What is written to that one is lost with this process.
+func (s *Store) present() error {
+	now, err := os.Stat(s.path)
+	if err == nil && !os.SameFile(now, s.file) {
+		err = errors.New("another file is in its place")
+	}
+	if err != nil {
+		return fmt.Errorf("the database was removed while it was in use, restart the runner: %w", err)
+	}
+	return nil
 }
 
 func rollback(tx *sql.Tx) error {

@@ -38,7 +38,7 @@ func (s *Store) Tasks(ctx context.Context, f session.TaskFilter) ([]session.Task
 	if f.Cursor != "" {
 		n, err := strconv.ParseInt(f.Cursor, 10, 64)
 		if err != nil {
-			return nil, "", &session.Error{Code: session.CodeInvalid, Field: "cursor", Message: "cursor: is not one that a page before this one gave"}
+			return nil, "", errCursor
 		}
 		add("number < ?", n)
 	}
