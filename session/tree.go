@@ -161,7 +161,8 @@ type remover struct {
 func (r *remover) remove(ctx context.Context, name string) error {
 	err := r.top.Remove(name)
 	if info, lookErr := r.top.Lstat(name); err != nil && lookErr == nil && info.IsDir() {
-		if err = r.clear(ctx, name); ctx.Err() != nil {
+		err = r.clear(ctx, name)
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if err == nil {
@@ -222,7 +223,7 @@ func diskUse(ctx context.Context, top *os.Root, limit int64) (int64, error) {
 	err := walk(ctx, top, func(_ *os.Root, _ string, info fs.FileInfo) error {
 		used += entryCost
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			id := file{uint64(st.Dev), st.Ino}
+			id := file{uint64(st.Dev), st.Ino} //nolint:unconvert // of other systems it is an int32
 			if st.Nlink == 1 || info.IsDir() || !linked[id] {
 				used += st.Blocks * 512
 			}

@@ -32,15 +32,22 @@ import (
 	"claude-runner/agent"
 )
 
-// The values that package agent has of every gateway.
+// What package agent has for every gateway, under its names there.
 type (
-	Lease       = agent.Lease
-	Budget      = agent.Budget
-	Totals      = agent.Totals
+	// Lease is what one sandbox may do.
+	Lease = agent.Lease
+	// Budget bounds what may be spent.
+	Budget = agent.Budget
+	// Totals are what was called under a meter.
+	Totals = agent.Totals
+	// ModelTotals are one model's part of Totals.
 	ModelTotals = agent.ModelTotals
-	Exceeded    = agent.Exceeded
-	Refusal     = agent.Refusal
-	OpenLease   = agent.OpenLease
+	// Exceeded is a budget without room.
+	Exceeded = agent.Exceeded
+	// Refusal is a request of a tool that was refused.
+	Refusal = agent.Refusal
+	// OpenLease names a lease.
+	OpenLease = agent.OpenLease
 )
 
 var (

@@ -140,7 +140,7 @@ func (c *chat) try(message string) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	return c.p.do(ctx, http.MethodPost, "/task", string(body))
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"maps"
 	"net"
@@ -21,10 +22,13 @@ import (
 	"claude-runner/config"
 )
 
-// The secrets of the tests' configuration. Nobody may ever see them but the
-// model API and the agents' tools.
+// modelKey is of this run alone: the tests' own program, which has all
+// constants in it, may lie where an agent can read.
+var modelKey = "sk-ant-secret-" + strings.ToLower(rand.Text())
+
+// The other secrets of the tests' configuration. Nobody may ever see them but
+// the agents' tools.
 const (
-	modelKey      = "sk-ant-secret-model-key-4711"
 	profileSecret = "secret-of-the-profile-4712"
 	acmeToken     = "secret-of-acme-4713"
 )

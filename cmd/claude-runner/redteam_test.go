@@ -99,7 +99,7 @@ var attacks = []attack{
 	{name: "read the key from /proc", held: everywhere, won: shows(modelKey),
 		command: fixed(`cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' | grep -ao 'sk-ant-secret[a-z0-9-]*' | rev`)},
 	{name: "read the key from files", held: everywhere, won: shows(modelKey),
-		command: fixed(`grep -rahos 'sk-ant-secret[a-z0-9-]*' /workspace /home /run /tmp /etc /var/tmp . .. 2>/dev/null | head -c 1000 | rev`)},
+		command: fixed(`grep -D skip -rahos 'sk-ant-secret[a-z0-9-]*' /workspace /home /run /tmp /etc /var/tmp . .. 2>/dev/null | head -c 1000 | rev`)},
 	{name: "read the key from the agent's memory", held: everywhere, won: shows(modelKey),
 		command: fixed(`for m in $(grep -s 'rw-p' /proc/$PPID/maps | cut -d' ' -f1 | head -200); do
 			from=$((16#${m%-*})) to=$((16#${m#*-}))
@@ -161,7 +161,7 @@ var attacks = []attack{
 		done; echo over`)},
 	{name: "read another session's files", held: apart, won: shows(victimSecret),
 		command: func(g *target) string {
-			return fmt.Sprintf(`(cat %s %s/../../*/workspace/secret /proc/[0-9]*/cwd/secret; grep -rhs what-only / --include=secret) 2>/dev/null | head -c 2000 | rev`,
+			return fmt.Sprintf(`(cat %s %s/../../*/workspace/secret /proc/[0-9]*/cwd/secret; grep -D skip -rhs what-only / --include=secret) 2>/dev/null | head -c 2000 | rev`,
 				g.p().workspace(g.victim.id, "secret"), g.p().workspace(g.chat.id))
 		}},
 	{name: "use another session's way out", held: apart, won: says("OTHER-SOCKET"),
@@ -176,9 +176,7 @@ var attacks = []attack{
 			return "it sees the other session's tool"
 		}
 		return ""
-	}, command: func(g *target) string {
-		return fmt.Sprintf(`for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'red-[t]eam-victim' && echo SEEN; done; echo over`)
-	}},
+	}, command: fixed(`for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'red-[t]eam-victim' && echo SEEN; done; echo over`)},
 	{name: "leave a process behind", held: everywhere, won: func(g *target, _ reply) string {
 		deadline := time.Now().Add(2 * time.Second)
 		for {
@@ -324,7 +322,7 @@ func newTarget(t *testing.T, kind string) *target {
 	if err := os.WriteFile(filepath.Join(g.cfg.DataDir, "bystander"), []byte("untouched"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	g.victim = g.program.chat(t, "").other("victim")
+	g.victim = g.program.chat(t, "victim")
 	g.victim.ask("run: echo " + victimSecret + " > secret; echo done")
 	g.held = g.victim.held("red-team-victim")
 	return g
