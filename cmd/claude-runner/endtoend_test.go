@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -54,6 +55,8 @@ var endToEndCases = []struct {
 	{"output by schema", false, testOutputBySchema},
 	{"output in words", false, testOutputInWords},
 	{"secrets", false, testSecrets},
+	{"budgets", false, testBudgets},
+	{"egress", false, testEgress},
 	{"secrets that tools say", false, testToldSecrets},
 }
 
@@ -79,7 +82,9 @@ func TestEndToEnd(t *testing.T) {
 type deployment struct {
 	*program
 	kind         string
-	acmePort     string // where a company's API is, which the support agent may call
+	acmePort     string           // where a company's API is, which the support agent may call
+	site         *httptest.Server // which the agents caller and attacker may call
+	sitePort     string
 	model        *scripted.Server
 	capabilities backends.Capabilities
 }
@@ -91,16 +96,17 @@ func deploy(t *testing.T, kind string) *deployment {
 	return deployWith(t, kind, scripted.Options{})
 }
 
-// deployWith is deploy with a model's options, and more variables in pairs.
-func deployWith(t *testing.T, kind string, o scripted.Options, more ...string) *deployment {
+// deployWith is deploy with a model's options.
+func deployWith(t *testing.T, kind string, o scripted.Options) *deployment {
 	t.Helper()
+	site := startSite(t)
 	o.KeepRequests = 5000
 	model, url := startModel(t, "testdata/script.yaml", o)
 	acmePort := startAcme(t)
-	env := with(variables(t, kind, url), append(more, "ACME_PORT", acmePort)...)
+	env := with(variables(t, kind, url), "ACME_PORT", acmePort, "SITE_PORT", portOf(site.URL))
 	p := startProgram(t, loadConfig(t, testConfig, env))
 	requireAgent(t, p, kind)
-	d := &deployment{program: p, kind: kind, acmePort: acmePort, model: model}
+	d := &deployment{program: p, kind: kind, acmePort: acmePort, site: site, sitePort: portOf(site.URL), model: model}
 	b, _ := p.backends.Backend(kind)
 	d.capabilities = b.Capabilities()
 	t.Cleanup(func() {

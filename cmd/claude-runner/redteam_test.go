@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -43,9 +42,6 @@ type target struct {
 	host     net.Listener // on all of this host's addresses
 	hostPort string
 	reached  atomic.Int64 // connections to host
-
-	site     *httptest.Server // which an egress rule allows
-	sitePort string
 }
 
 const victimSecret = "what-only-the-victim-knows"
@@ -221,10 +217,26 @@ var attacks = []attack{
 		return fmt.Sprintf(`rm -rf data tools; ln -s %[1]s data; ln -s %[1]s/bystander AGENTS.md 2>/dev/null; ln -s / root; mkfifo pipe; mkdir -p deep; cd deep
 			for i in $(seq 300); do mkdir d && cd d; done 2>/dev/null; echo over`, g.cfg.DataDir)
 	}},
+	{name: "fill the disk", held: everywhere, won: stoppedBy("disk_limit"),
+		command: fixed(`for i in $(seq 60); do head -c 16M /dev/urandom >big$i; sleep 0.1; done; sleep 30; echo over`)},
+	{name: "fill the runner's log", held: everywhere, won: stoppedBy("output_limit"),
+		command: fixed(`yes 'noise of a tool that writes where only its agent should' | head -c 64M >/proc/$PPID/fd/1; sleep 30; echo over`)},
 	{name: "fork without end", harm: true, held: func(c backends.Capabilities) bool { return c.Enforced.PIDs }, won: stillThere,
 		command: fixed(`(f() { f | f & }; f) 2>/dev/null; sleep 3; echo over`)},
 	{name: "take all memory", harm: true, held: func(c backends.Capabilities) bool { return c.Enforced.Memory }, won: stillThere,
 		command: fixed(`head -c 4G /dev/zero | tail >/dev/null; echo over`)},
+}
+
+// stoppedBy wins where the task does not fail for a limit, or its session is of
+// no use after a reset.
+func stoppedBy(code string) func(*target, reply) string {
+	return func(g *target, r reply) string {
+		if r.Code != code {
+			return "the task ended with " + r.body
+		}
+		g.chat.call(http.MethodPost, "/session/ID/reset")
+		return stillThere(g, r)
+	}
 }
 
 // stillThere wins where the server, or the other session, no longer works.
@@ -312,13 +324,7 @@ func newTarget(t *testing.T, kind string) *target {
 		}
 	}()
 	t.Cleanup(func() { g.host.Close(); <-accepted })
-	g.site = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, r.URL.Query().Get("to"), http.StatusFound)
-	}))
-	t.Cleanup(g.site.Close)
-	g.sitePort = portOf(g.site.URL)
-
-	g.deployment = deployWith(t, kind, scripted.Options{RequireKey: modelKey}, "SITE_PORT", g.sitePort)
+	g.deployment = deployWith(t, kind, scripted.Options{RequireKey: modelKey})
 	if err := os.WriteFile(filepath.Join(g.cfg.DataDir, "bystander"), []byte("untouched"), 0o644); err != nil {
 		t.Fatal(err)
 	}
