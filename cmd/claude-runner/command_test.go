@@ -244,7 +244,7 @@ func TestServeRefuses(t *testing.T) {
 func TestDoctor(t *testing.T) {
 	setenv(t, variables(t, "local", "http://127.0.0.1:9"))
 	o := command(t.Context(), "", "doctor", "--config", testConfig)
-	for _, want := range []string{"✓ configuration: ", "✓ credentials: there, for http://127.0.0.1:9", "✓ backend local: ", "✓ agent worker: runs on local", "isolates nothing"} {
+	for _, want := range []string{"✓ configuration: ", "✓ credentials: there, for http://127.0.0.1:9", "✓ gateway: starts", "✓ backend local: ", "allowlist are not enforced", "✓ agent worker: runs on local", "isolates nothing"} {
 		if !strings.Contains(o.stdout, want) {
 			t.Errorf("no %q:\n%s", want, o.stdout)
 		}

@@ -20,7 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"claude-runner/agent/claude"
+	"claude-runner/agent/gateway"
 	"claude-runner/backends"
+	"claude-runner/backends/helper"
 	"claude-runner/config"
 	"claude-runner/session/sqlite"
 )
@@ -159,6 +161,7 @@ func (d *doctor) backends(ctx context.Context, cfg *config.Config) {
 		return
 	}
 	defer os.RemoveAll(dir)
+	d.gateway(ctx, cfg, dir)
 	registry := backends.NewRegistry(kinds()...)
 	defer registry.Close()
 	var working []string
@@ -218,6 +221,7 @@ func (d *doctor) backend(ctx context.Context, cfg *config.Config, b backends.Bac
 	for _, note := range status.Notes {
 		d.note("backend %s: %s", b.Name(), note)
 	}
+	d.holds(cfg, b)
 	if c.Warning != "" {
 		d.note("backend %s: %s", b.Name(), c.Warning)
 	}
@@ -284,4 +288,49 @@ func cliAdvice(image string) string {
 		return "build the image with `make image`, or name one that has the CLI in the profile's image"
 	}
 	return "install it (`make cli`, or npm install --global @anthropic-ai/claude-code@" + claude.TestedVersion + ") and put its folder into PATH or the backend's path"
+}
+
+// gateway starts a gateway and installs the helper, in a folder that is for
+// this alone.
+func (d *doctor) gateway(ctx context.Context, cfg *config.Config, dir string) {
+	client, err := gateway.Start(ctx, gateway.Options{StateDir: filepath.Join(dir, "gateway")})
+	if err == nil {
+		err = client.Shutdown(ctx)
+	}
+	if err != nil {
+		d.sick = true
+		d.bad("gateway: %v", err)
+		return
+	}
+	if _, err := helper.Install(filepath.Join(dir, "helper")); err != nil {
+		d.sick = true
+		d.bad("gateway: %v; set data_dir elsewhere", err)
+		return
+	}
+	d.good("gateway: starts; model calls go through it, and their credential stays out of the sandboxes")
+}
+
+// holds tells what a backend does not hold of the network modes and of the
+// files of others.
+func (d *doctor) holds(cfg *config.Config, b backends.Backend) {
+	c := b.Capabilities()
+	switch {
+	case !c.Sockets:
+		d.note("backend %s: its sandboxes can not connect to sockets of this host, which the gateway needs: only agents with network: open run there, and have the model's credential", b.Name())
+	case !slices.Contains(c.Networks, backends.NetworkNone):
+		d.note("backend %s: network: none and allowlist are not enforced: sandboxes have this host's network", b.Name())
+	}
+	if c.Isolation != backends.IsolationNone {
+		return
+	}
+	abi, err := helper.LandlockSupported()
+	if err != nil {
+		d.note("backend %s: agents can read and write what their user can: %v", b.Name(), err)
+		return
+	}
+	if open := (helper.Confinement{}).Exposes(cfg.DataDir); open != "" {
+		d.note("backend %s: sessions can read each other's files, because data_dir is below %s, which all of them may use: set data_dir elsewhere", b.Name(), open)
+		return
+	}
+	d.good("backend %s: Landlock (version %d) keeps agents to their own files", b.Name(), abi)
 }
