@@ -262,7 +262,7 @@ func (m *Manager) forgetMeter(taskID string) {
 
 // closeLease ends a sandbox's way out.
 func (m *Manager) closeLease(l *lease) {
-	if l == nil {
+	if l == nil || m.opts.Gateway == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTimeout)

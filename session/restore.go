@@ -100,20 +100,18 @@ func (a *attempt) recover(ctx context.Context) (agent.Result, error) {
 	if err == nil {
 		a.told, err = a.m.opts.Store.LastStep(context.WithoutCancel(ctx), task.ID)
 	}
+	if err == nil {
+		a.proc, err = a.adopt(ctx, sandbox)
+	}
 	if err != nil {
 		if !errors.Is(err, agent.ErrDetached) {
 			a.m.stopSandbox(task.Backend, sandbox, stopGrace)
+			a.m.closeLease(&lease{id: sandbox.Handle().Name})
 		}
 		return agent.Result{}, err
 	}
 	ctx, cancel := context.WithDeadlineCause(ctx, a.begun.Add(a.profile.Timeout), errTimedOut)
 	defer cancel()
-	if a.proc, err = a.adopt(ctx, sandbox); err != nil {
-		if !errors.Is(err, agent.ErrDetached) {
-			a.m.stopSandbox(task.Backend, sandbox, stopGrace)
-		}
-		return agent.Result{}, err
-	}
 	a.result.Resumed = a.session.AgentID != ""
 	answer, err := a.converse(ctx, agent.Turn{Sent: true}, func() {})
 	if e, ok := errors.AsType[*agent.Error](err); ok && e.Code == agent.CodeAgentExited && a.told == 0 && answer.Turns == 0 {
