@@ -2,9 +2,7 @@ package session
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math"
 )
 
 // Abort ends the session's running task and all that wait behind it, and
@@ -150,20 +148,4 @@ func (m *Manager) quiet(ctx context.Context, l *live) error {
 	}
 	m.closeHot(l)
 	return nil
-}
-
-// SetBudget bounds what the session's tasks may cost in all, in US dollars: 0 is
-// no bound, nil what its profile says. It holds from the next task on.
-func (m *Manager) SetBudget(ctx context.Context, sessionID string, usd *float64) (State, error) {
-	if usd != nil && (math.IsNaN(*usd) || math.IsInf(*usd, 0) || *usd < 0) {
-		return State{}, &Error{Code: CodeInvalid, Field: "budgetUsd", Message: "budgetUsd: want dollars, 0 or more, or null for what the agent's profile says"}
-	}
-	err := m.opts.Store.SetBudget(ctx, sessionID, usd)
-	if errors.Is(err, ErrNotFound) {
-		return State{}, noSession(sessionID)
-	}
-	if err != nil {
-		return State{}, storageError("write the session's budget", err)
-	}
-	return m.Session(ctx, sessionID)
 }

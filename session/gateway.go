@@ -151,55 +151,6 @@ func (a *attempt) letOut(ctx context.Context, l *lease) error {
 	return err
 }
 
-// budgets returns those that bound the task.
-func (a *attempt) budgets(ctx context.Context) ([]agent.Budget, error) {
-	task, p, limit := a.job.task, a.profile, a.profile.MaxSessionBudgetUSD
-	if a.session.BudgetUSD != nil {
-		limit = *a.session.BudgetUSD
-	}
-	all := []agent.Budget{
-		{Name: "task:" + task.ID, LimitUSD: p.MaxBudgetUSD},
-		{Name: "session:" + task.SessionID, LimitUSD: limit, SpentUSD: a.session.CostUSD},
-	}
-	today := a.m.opts.Now().UTC().Truncate(24 * time.Hour)
-	key, err := a.m.KeyBudget(ctx, task.Owner)
-	if err != nil {
-		return nil, err
-	}
-	all = append(all, agent.Budget{
-		Name: "key:" + key.KeyID + ":" + today.Format(time.DateOnly), LimitUSD: key.LimitUSD, SpentUSD: key.SpentUSD,
-	})
-	if p.MaxDailyBudgetUSD > 0 {
-		spent, err := a.m.opts.Store.Spent(ctx, task.Agent, today)
-		if err != nil {
-			return nil, storageError("read what was spent today", err)
-		}
-		all = append(all, agent.Budget{
-			Name: "agent:" + task.Agent + ":" + today.Format(time.DateOnly), LimitUSD: p.MaxDailyBudgetUSD, SpentUSD: spent,
-		})
-	}
-	bounds := slices.DeleteFunc(all, func(b agent.Budget) bool { return b.LimitUSD <= 0 })
-	for _, b := range bounds {
-		if b.SpentUSD >= b.LimitUSD {
-			return nil, overBudget(agent.Exceeded{Budget: b.Name, LimitUSD: b.LimitUSD, SpentUSD: b.SpentUSD})
-		}
-	}
-	return bounds, nil
-}
-
-// overBudget says which budget is spent, and how to go on.
-func overBudget(e agent.Exceeded) *Error {
-	advice := map[string]string{
-		"task":    "raise the agent's max_budget_usd, or ask for less at a time",
-		"session": "raise it with PATCH /session/ID, or the agent's max_session_budget_usd",
-		"agent":   "raise the agent's max_daily_budget_usd, or wait for the next day (UTC)",
-		"key":     "raise the API key's budget, or wait for the next day (UTC)",
-	}
-	kind, _, _ := strings.Cut(e.Budget, ":")
-	return &Error{Code: CodeBudget, Message: fmt.Sprintf(
-		"the budget of the %s is spent: %.4f of %.4f dollars; %s", kind, e.SpentUSD, e.LimitUSD, advice[kind])}
-}
-
 const (
 	meterTimeout = 2 * time.Second // for the last call to be counted
 	meterPoll    = 5 * time.Millisecond
