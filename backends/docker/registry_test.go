@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // registry is an image registry on loopback, which engines need no TLS for.
@@ -125,15 +126,31 @@ func (r *registry) serve(w http.ResponseWriter, req *http.Request) {
 	}
 	half := len(content) / 2
 	_, _ = w.Write(content[:half])
+	rest := content[half:]
 	if midway != nil && half > 1<<20 {
+		rest = trickle(w, req, rest, midway)
+	}
+	_, _ = w.Write(rest)
+}
+
+// trickle writes a little now and then until it is let go, and returns what is
+// left: the engine tells of bytes that come in, and not of each.
+func trickle(w http.ResponseWriter, req *http.Request, rest []byte, midway <-chan struct{}) []byte {
+	tick := time.NewTicker(30 * time.Millisecond)
+	defer tick.Stop()
+	for {
 		w.(http.Flusher).Flush()
 		select {
 		case <-midway:
+			return rest
 		case <-req.Context().Done():
-			return
+			return nil
+		case <-tick.C:
+			n := len(rest) / 32
+			_, _ = w.Write(rest[:n])
+			rest = rest[n:]
 		}
 	}
-	_, _ = w.Write(content[half:])
 }
 
 func (r *registry) manifestsAsked() int {
