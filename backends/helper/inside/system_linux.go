@@ -2,8 +2,8 @@ package inside
 
 import (
 	"os"
-	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 	"unsafe"
@@ -15,15 +15,16 @@ const maxSocketPath = 107
 // withShortPath calls use with a path of the same file that a unix socket can
 // have.
 func withShortPath(path string, use func(string) error) error {
-	if len(path) <= maxSocketPath {
+	if len(path) <= maxSocketPath || path[0] != '/' {
 		return use(path)
 	}
-	folder, err := os.Open(filepath.Dir(path))
+	last := strings.LastIndexByte(path, '/')
+	folder, err := os.Open(path[:last+1])
 	if err != nil {
 		return err
 	}
 	defer folder.Close()
-	return use("/proc/self/fd/" + strconv.Itoa(int(folder.Fd())) + "/" + filepath.Base(path))
+	return use("/proc/self/fd/" + strconv.Itoa(int(folder.Fd())) + path[last:])
 }
 
 // prSetChildSubreaper is PR_SET_CHILD_SUBREAPER of prctl(2).
