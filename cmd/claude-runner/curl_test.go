@@ -91,8 +91,8 @@ func followWithCurl(t *testing.T, curl, url string, args ...string) *curlStream 
 	t.Helper()
 	s := &curlStream{t: t}
 	cmd := exec.Command(curl, append([]string{"-sSN", "--max-time", "60", "-H", "Accept: text/event-stream", url}, args...)...)
-	cmd.Stderr = &s.said
 	out, err := cmd.StdoutPipe()
+	cmd.Stderr = cmd.Stdout // one pipe, read by this goroutine alone
 	if err == nil {
 		err = cmd.Start()
 	}

@@ -39,9 +39,8 @@ type target struct {
 	victim *chat // another session, with a secret in its workspace and a task that runs
 	held   <-chan reply
 
-	host     net.Listener // on all of this host's addresses
-	hostPort string
-	reached  atomic.Int64 // connections to host
+	hostPort string        // somebody listens there on all of this host's addresses
+	reached  *atomic.Int64 // connections to it
 }
 
 const victimSecret = "what-only-the-victim-knows"
@@ -256,9 +255,22 @@ func (g *target) p() *program { return g.program }
 func TestRedTeam(t *testing.T) {
 	for _, kind := range kinds() {
 		t.Run(kind.Name, func(t *testing.T) {
+			t.Parallel() // an attack mostly waits
 			g := newTarget(t, kind.Name)
+			t.Run("at once", func(t *testing.T) {
+				for _, a := range attacks {
+					if !a.harm {
+						t.Run(a.name, func(t *testing.T) {
+							t.Parallel()
+							g.try(t, a)
+						})
+					}
+				}
+			})
 			for _, a := range attacks {
-				t.Run(a.name, func(t *testing.T) { g.try(t, a) })
+				if a.harm {
+					t.Run(a.name, func(t *testing.T) { g.try(t, a) })
+				}
 			}
 			g.victim.letGo()
 			if r := <-g.held; r.Text != "held" {
@@ -270,7 +282,7 @@ func TestRedTeam(t *testing.T) {
 
 // try has the attacker's agent run an attack, and holds what SECURITY.md says of
 // it.
-func (g *target) try(t *testing.T, a attack) {
+func (g target) try(t *testing.T, a attack) {
 	holds := a.held(g.capabilities)
 	if documented := securityTable(t)[a.name][g.kind]; documented != verdict(holds) && (!a.harm || documented != byHost) {
 		t.Errorf("SECURITY.md says %q of %s on %s, want %q", documented, a.name, g.kind, verdict(holds))
@@ -279,12 +291,12 @@ func (g *target) try(t *testing.T, a attack) {
 		return // this host would suffer it
 	}
 	g.t, g.chat = t, g.program.chat(t, "attacker")
-	g.reached.Store(0)
-	r := g.chat.send("run: " + a.command(g))
+	g.hostPort, g.reached = listenEverywhere(t)
+	r := g.chat.send("run: " + a.command(&g))
 	if r.Code != "" && r.Code != "out_of_memory" && r.Code != "timed_out" {
 		t.Logf("the attacker's task: %s", r.body)
 	}
-	switch won := a.won(g, r); {
+	switch won := a.won(&g, r); {
 	case won != "" && holds:
 		t.Errorf("not held: %s\n%s", won, r.body)
 	case won == "" && !holds:
@@ -306,24 +318,6 @@ func verdict(held bool) string {
 func newTarget(t *testing.T, kind string) *target {
 	t.Helper()
 	g := &target{t: t}
-	var err error
-	if g.host, err = net.Listen("tcp", ":0"); err != nil {
-		t.Fatal(err)
-	}
-	_, g.hostPort, _ = net.SplitHostPort(g.host.Addr().String())
-	accepted := make(chan struct{})
-	go func() {
-		defer close(accepted)
-		for {
-			conn, err := g.host.Accept()
-			if err != nil {
-				return
-			}
-			g.reached.Add(1)
-			conn.Close()
-		}
-	}()
-	t.Cleanup(func() { g.host.Close(); <-accepted })
 	g.deployment = deployWith(t, kind, scripted.Options{RequireKey: modelKey})
 	if err := os.WriteFile(filepath.Join(g.cfg.DataDir, "bystander"), []byte("untouched"), 0o644); err != nil {
 		t.Fatal(err)
@@ -332,6 +326,31 @@ func newTarget(t *testing.T, kind string) *target {
 	g.victim.ask("run: echo " + victimSecret + " > secret; echo done")
 	g.held = g.victim.held("red-team-victim")
 	return g
+}
+
+// listenEverywhere listens on all of this host's addresses, and counts who
+// connects.
+func listenEverywhere(t *testing.T) (port string, reached *atomic.Int64) {
+	t.Helper()
+	ln, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reached = &atomic.Int64{}
+	accepted := make(chan struct{})
+	go func() {
+		defer close(accepted)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			reached.Add(1)
+			conn.Close()
+		}
+	}()
+	t.Cleanup(func() { ln.Close(); <-accepted })
+	return portOf(ln.Addr().String()), reached
 }
 
 var lastNumber = regexp.MustCompile(`\d+$`)
