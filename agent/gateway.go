@@ -120,7 +120,7 @@ type Exceeded struct {
 type Refusal struct {
 	Seq    int64     `json:"seq"` // grows, over restarts of the gateway too
 	Time   time.Time `json:"time"`
-	Meter  string    `json:"meter"`
+	Meter  string    `json:"meter,omitempty"`
 	Method string    `json:"method"`
 	Target string    `json:"target"` // host:port
 	Reason string    `json:"reason"`

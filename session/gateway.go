@@ -283,6 +283,7 @@ func (a *attempt) tellRefusals(ctx context.Context) error {
 			continue
 		}
 		a.refusals++
+		r.Meter = "" // the event has the task
 		a.emit(Event{Refusal: &r, Event: agent.Event{Type: EventEgressRefused}})
 	}
 	return nil
