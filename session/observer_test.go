@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -107,9 +108,14 @@ func TestObserverIsToldInOrder(t *testing.T) {
 	check("fails", slices.Concat(begin, []string{
 		"agent started cold on local", "event init", "event task_error", "ended failed $0.5"})...)
 
-	w.submit("held", hold)
+	held := w.submit("held", hold)
 	eventually(t, "the held task's turn has begun", func() bool { return o.last("held") == "event init" })
 	o.of("held")
+	defer func() { // it would go on for the next process
+		if _, err := w.CancelTask(context.Background(), held.ID); err != nil {
+			t.Error(err)
+		}
+	}()
 	waiting := w.submit("held", "echo")
 	if _, err := w.CancelTask(t.Context(), waiting.ID); err != nil {
 		t.Fatal(err)
