@@ -3,6 +3,7 @@ package api_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -64,6 +65,12 @@ func (c *shell) Turn(ctx context.Context, t agent.Turn, emit func(agent.Event)) 
 		select {
 		case <-ctx.Done():
 			c.alive = false
+			if errors.Is(context.Cause(ctx), agent.ErrDetached) {
+				go func() { // nobody closes it; ends when its backend does
+					for range c.lines {
+					}
+				}()
+			}
 			return r, context.Cause(ctx)
 		case line, ok := <-c.lines:
 			code, failed := strings.CutPrefix(line, "FAIL ")
