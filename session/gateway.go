@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"claude-runner/agent"
@@ -74,20 +72,6 @@ func gatewayAPI(upstream agent.ModelAPI, token agent.Secret) agent.ModelAPI {
 	return api
 }
 
-// upstreamsHere returns the model APIs as this host reaches them: what the
-// configuration calls by a sandbox's name for this host is on its loopback.
-func upstreamsHere(apis []agent.ModelAPI) []agent.ModelAPI {
-	out := slices.Clone(apis)
-	for i, api := range out {
-		u, err := url.Parse(api.BaseURL)
-		if err == nil && u.Hostname() == backends.HostAlias {
-			u.Host = strings.Replace(u.Host, backends.HostAlias, "localhost", 1)
-			out[i].BaseURL = u.String()
-		}
-	}
-	return out
-}
-
 // leaseToken is what the model calls of a sandbox carry. A later process makes
 // the same.
 func (m *Manager) leaseToken(id string) agent.Secret {
@@ -142,7 +126,7 @@ func (a *attempt) letOut(ctx context.Context, l *lease) error {
 	p := a.profile
 	err = a.m.opts.Gateway.Open(ctx, agent.Lease{
 		ID: l.id, Session: a.job.task.SessionID, Socket: l.socket.Host, Owner: l.owner, Token: a.m.leaseToken(l.id),
-		Upstreams: upstreamsHere(a.upstreams), Models: append([]string{p.Model}, p.Models...), Prices: a.m.opts.Prices,
+		Upstreams: a.upstreams, Models: append([]string{p.Model}, p.Models...), Prices: a.m.opts.Prices,
 		Meter: a.job.task.ID, Budgets: budgets, Network: p.Network, Egress: p.Egress,
 	})
 	if err != nil && ctx.Err() == nil {

@@ -21,31 +21,17 @@ func (l *lease) proxy(w http.ResponseWriter, r *http.Request, c *config) {
 		l.refuse(w, r, c, r.URL.Host, &denial{reason: "the proxy takes " + r.URL.Scheme + " URLs as tunnels only: use CONNECT"})
 		return
 	}
-	t, err := readTarget(r.URL.Host, 80)
-	if err != nil {
-		l.refuse(w, r, c, r.URL.Host, &denial{reason: err.Error()})
+	to, ok := l.reach(w, r, c, 80)
+	if !ok {
 		return
 	}
-	rule, port, no := c.decide(r.Method, t)
-	var conn net.Conn
-	if no == nil {
-		conn, no, err = l.gateway.dial(r.Context(), c, rule, r.Method, t, port)
-	}
-	if no != nil {
-		l.refuse(w, r, c, t.String(), no)
-		return
-	}
-	if err != nil {
-		http.Error(w, fmt.Sprintf("%s is not reached: %v", t, err), http.StatusBadGateway)
-		return
-	}
-	defer conn.Close()
-	answer, err := l.gateway.roundTrip(r, rule, t, port, conn)
+	defer to.conn.Close()
+	answer, err := l.gateway.roundTrip(r, to.rule, to.target, to.port, to.conn)
 	if err != nil {
 		if r.Context().Err() != nil {
 			panic(http.ErrAbortHandler)
 		}
-		http.Error(w, fmt.Sprintf("%s does not answer: %v", t, err), http.StatusBadGateway)
+		http.Error(w, fmt.Sprintf("%s does not answer: %v", to.target, err), http.StatusBadGateway)
 		return
 	}
 	defer answer.Body.Close()
@@ -56,6 +42,38 @@ func (l *lease) proxy(w http.ResponseWriter, r *http.Request, c *config) {
 	if !stream(w, answer.Body) {
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// reached is a target that a rule allows, and a connection to it.
+type reached struct {
+	target target
+	rule   agent.EgressRule
+	port   int
+	conn   net.Conn
+}
+
+// reach connects to what a request names, where the lease allows it. Otherwise
+// it has answered the request.
+func (l *lease) reach(w http.ResponseWriter, r *http.Request, c *config, defaultPort int) (to reached, ok bool) {
+	t, err := readTarget(r.URL.Host, defaultPort)
+	if err != nil {
+		l.refuse(w, r, c, r.URL.Host, &denial{reason: err.Error()})
+		return to, false
+	}
+	rule, port, no := c.decide(r.Method, t)
+	var conn net.Conn
+	if no == nil {
+		conn, no, err = l.gateway.dial(r.Context(), c, rule, r.Method, t, port)
+	}
+	switch {
+	case no != nil:
+		l.refuse(w, r, c, t.String(), no)
+		return to, false
+	case err != nil:
+		http.Error(w, fmt.Sprintf("%s is not reached: %v", t, err), http.StatusBadGateway)
+		return to, false
+	}
+	return reached{t, rule, port, conn}, true
 }
 
 // roundTrip sends the request over the connection. The Host header is the

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bufio"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -58,24 +57,11 @@ func (s *tunnels) keep(may func(*tunnel) bool) {
 
 // connect answers a CONNECT: with a tunnel, where it is allowed.
 func (l *lease) connect(w http.ResponseWriter, r *http.Request, c *config) {
-	t, err := readTarget(r.URL.Host, 0)
-	if err != nil {
-		l.refuse(w, r, c, r.URL.Host, &denial{reason: err.Error()})
+	to, ok := l.reach(w, r, c, 0)
+	if !ok {
 		return
 	}
-	rule, port, no := c.decide(http.MethodConnect, t)
-	var outer net.Conn
-	if no == nil {
-		outer, no, err = l.gateway.dial(r.Context(), c, rule, http.MethodConnect, t, port)
-	}
-	if no != nil {
-		l.refuse(w, r, c, t.String(), no)
-		return
-	}
-	if err != nil {
-		http.Error(w, fmt.Sprintf("%s is not reached: %v", t, err), http.StatusBadGateway)
-		return
-	}
+	t, outer := to.target, to.conn
 	l.open.Add(1) // before the connection is counted no more
 	defer l.open.Done()
 	inner, buffered, err := http.NewResponseController(w).Hijack()
