@@ -21,6 +21,13 @@ type Driver interface {
 	// Open begins the conversation with an agent that Command started.
 	// The driver is then the only one to use stdin and stdout.
 	Open(l Launch, stdin io.WriteCloser, stdout io.Reader) Conversation
+
+	// SetEnv gives an agent that was started with Launch.Ahead, and has had no
+	// turn yet, the environment of the task that it is to have: its tools see
+	// it as if it had been in Launch.Env. It writes into l.Run, and nowhere else.
+	// False: only a new start can give it env, since the agent itself would read
+	// it, or has other programs that run already.
+	SetEnv(l Launch, env map[string]string) (bool, error)
 }
 
 // Conversation is a living agent process: turns one after the other.
@@ -80,6 +87,10 @@ type Launch struct {
 	// have ended. Its input may be closed.
 	Recovered bool
 	TurnFrom  int64
+
+	// Ahead: the agent starts before its first task is known, whose environment
+	// Driver.SetEnv may give it.
+	Ahead bool
 
 	Workspace Folder // the agent's working folder
 	Home      Folder // HOME: the agent's memory

@@ -45,6 +45,9 @@ type Profile struct {
 	// IdleTimeout is how long the agent's process stays after a turn, for the
 	// session's next message to find it running. 0: it ends with the turn.
 	IdleTimeout time.Duration `koanf:"idle_timeout" json:"-"`
+	// KeepWarm is how many agents of this profile stand booted, each in a
+	// workspace of its own, for sessions to come.
+	KeepWarm int `koanf:"keep_warm" json:"-"`
 	// RetryInterrupted runs a task again whose sandbox is gone when the runner
 	// comes back. Otherwise it has failed: its agent may have done half.
 	RetryInterrupted bool `koanf:"retry_interrupted" json:"retryInterrupted,omitempty"`

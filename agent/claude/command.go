@@ -3,6 +3,7 @@ package claude
 import (
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,11 @@ import (
 func (d driver) Command(l agent.Launch) (agent.Command, error) {
 	if err := cleanHome(l.Home); err != nil {
 		return agent.Command{}, err
+	}
+	if l.Ahead {
+		if err := forgetEnv(l.Run); err != nil {
+			return agent.Command{}, err
+		}
 	}
 	env, err := environment(l)
 	if err != nil {
@@ -128,6 +134,9 @@ func environment(l agent.Launch) (map[string]string, error) {
 		// it ends, which nobody asked for.
 		"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
 	})
+	if l.Ahead {
+		env[envFileVariable] = path.Join(l.Run.Sandbox, envFile)
+	}
 	if stall := l.Profile.StallTimeout; stall > 0 {
 		// A request without an answer's beginning is tried again once before
 		// the watchdog ends the turn. The CLI's own bound is ten minutes.
