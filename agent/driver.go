@@ -49,6 +49,10 @@ type Conversation interface {
 	// between two turns, those of the turns that have ended.
 	Offset() int64
 
+	// Ready is closed when the agent has booted, so that a turn would begin at
+	// once, or has ended.
+	Ready() <-chan struct{}
+
 	// Alive reports whether the agent can take another turn.
 	Alive() bool
 

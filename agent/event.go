@@ -35,9 +35,10 @@ type Event struct {
 
 // Status tells what a task waits for.
 type Status struct {
-	Phase   string `json:"phase"` // "pull", "retry"
+	Phase   string `json:"phase"` // "boot", "pull", "retry"
 	Message string `json:"message"`
 	Attempt int    `json:"attempt,omitempty"` // of a retry, from 1
 	Current int64  `json:"current,omitempty"` // bytes of a pull
 	Total   int64  `json:"total,omitempty"`
+	Ahead   *int   `json:"ahead,omitempty"` // agents that boot before this one
 }

@@ -25,6 +25,8 @@ func (shellDriver) Command(l agent.Launch) (agent.Command, error) {
 	return agent.Command{Argv: []string{"sh", "-c", shellAgent}, Env: env}, nil
 }
 
+func (shellDriver) SetEnv(agent.Launch, map[string]string) (bool, error) { return false, nil }
+
 func (shellDriver) Open(l agent.Launch, stdin io.WriteCloser, stdout io.Reader) agent.Conversation {
 	c := &shell{id: l.Resume, stdin: stdin, lines: make(chan string), alive: true}
 	if c.id == "" {
@@ -45,6 +47,15 @@ type shell struct {
 	lines chan string
 	alive bool
 }
+
+func (c *shell) Ready() <-chan struct{} { return ready }
+
+// ready is closed: a shell takes lines from its beginning.
+var ready = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 func (c *shell) Alive() bool { return c.alive }
 

@@ -47,6 +47,24 @@ func (f folders) prepare() error {
 			return fmt.Errorf("make data folder: %w", err)
 		}
 	}
+	return f.removeWarm()
+}
+
+// removeWarm takes away the folders of warm agents that an earlier process has
+// left. Links among them are the other names of sessions' folders.
+func (f folders) removeWarm() error {
+	left, err := filepath.Glob(filepath.Join(f.sessions(), warmPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if info, err := os.Lstat(path); err != nil || !info.IsDir() {
+			continue
+		}
+		if err := f.remove(filepath.Base(path)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -136,8 +154,63 @@ func (f folders) fill(ctx context.Context, dir *os.Root, path string, t *agent.T
 	return nil
 }
 
+// aliasFile, in a session's folder, holds another name by which its sandbox
+// knows the folder.
+const aliasFile = "alias"
+
+// rename makes a warm agent's folder that of a session, which has none yet or an
+// empty one. With alias, the old name leads there too, until the session's
+// folder is removed: its sandbox, which sees this host's paths, and the agent's
+// memory have it.
+func (f folders) rename(from, id string, alias bool) error {
+	source, target := filepath.Join(f.sessions(), from), filepath.Join(f.sessions(), id)
+	if alias {
+		if err := os.WriteFile(filepath.Join(source, aliasFile), []byte(from), 0o600); err != nil {
+			return fmt.Errorf("note the folder's other name: %w", err)
+		}
+	}
+	if err := os.Rename(source, target); err != nil {
+		return err
+	}
+	if !alias {
+		return nil
+	}
+	return os.Symlink(id, source)
+}
+
+// removeAlias removes the link that rename has made. What the file says is not
+// to be trusted where sandboxes are of the runner's own user.
+func (f folders) removeAlias(id string) error {
+	dir, err := f.open(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if info, err := dir.Lstat(aliasFile); err != nil || !info.Mode().IsRegular() || info.Size() > 100 {
+		return nil
+	}
+	name, err := dir.ReadFile(aliasFile)
+	if err != nil {
+		return fmt.Errorf("read the folder's other name: %w", err)
+	}
+	link := filepath.Join(f.sessions(), string(name))
+	if filepath.Dir(link) != f.sessions() || !strings.HasPrefix(string(name), warmPrefix) {
+		return nil
+	}
+	if to, err := os.Readlink(link); err != nil || to != id {
+		return nil
+	}
+	return os.Remove(link)
+}
+
 // remove takes a session's folder away at once; empty deletes it.
 func (f folders) remove(id string) error {
+	if err := f.removeAlias(id); err != nil {
+		return fmt.Errorf("remove session folder: %w", err)
+	}
 	trash := filepath.Join(f.sessions(), trashPrefix+uuid.NewString())
 	if err := os.Rename(filepath.Join(f.sessions(), id), trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove session folder: %w", err)

@@ -24,36 +24,6 @@ type lease struct {
 	owner  backends.User
 }
 
-// usesGateway reports whether agents on a backend of capabilities c go through
-// the gateway. Where they can't, the profile must let them use the network.
-func (a *attempt) usesGateway(c backends.Capabilities) (bool, error) {
-	switch {
-	case a.m.opts.Gateway == nil:
-		return false, nil
-	case c.Sockets:
-		return true, nil
-	case a.profile.Network == agent.NetworkOpen:
-		a.warn("the model's credential is in the sandbox: this backend shares no sockets with it, which the gateway needs")
-		return false, nil
-	}
-	return false, &Error{Code: CodeNetwork, Message: fmt.Sprintf(
-		"sandboxes of this backend share no sockets with the runner, which network: %s needs; set agents.%s.network to open, or use another backend",
-		a.profile.Network, a.profile.Name)}
-}
-
-// networkOf returns the sandbox's network. Where the backend can't hold what
-// the profile asks for, the task says so.
-func (a *attempt) networkOf(c backends.Capabilities, gateway bool) backends.NetworkMode {
-	if !gateway || a.profile.Network == agent.NetworkOpen {
-		return backends.NetworkOpen
-	}
-	if slices.Contains(c.Networks, backends.NetworkNone) {
-		return backends.NetworkNone
-	}
-	a.warn(fmt.Sprintf("network: %s is not enforced by this backend: sandboxes have this host's network", a.profile.Network))
-	return backends.NetworkOpen
-}
-
 func (a *attempt) warn(sentence string) { a.result.Warnings = append(a.result.Warnings, sentence) }
 
 // gatewayAPI is the model API as an agent sees it that has no way to the real
@@ -102,10 +72,13 @@ func newLease(name string, run agent.Folder, owner backends.User) *lease {
 	}}
 }
 
+// move says that the run folder is elsewhere on this host.
+func (l *lease) move(run string) { l.socket.Host = filepath.Join(run, filepath.Base(l.socket.Host)) }
+
 // letOutAgain is letOut for a sandbox that was taken over; nil where it has
 // another way out.
 func (a *attempt) letOutAgain(ctx context.Context, c backends.Capabilities, name string, run agent.Folder) (*lease, error) {
-	gateway, err := a.usesGateway(c)
+	gateway, err := a.boot("").usesGateway(c)
 	if err != nil || !gateway {
 		return nil, err
 	}
@@ -207,9 +180,9 @@ func (m *Manager) closeLease(l *lease) {
 	}
 }
 
-// closeLeases closes those of sessions that keep does not name: an earlier
+// closeLeases closes those of sandboxes that keep does not have: an earlier
 // process left them behind.
-func (m *Manager) closeLeases(ctx context.Context, keep map[string]string) error {
+func (m *Manager) closeLeases(ctx context.Context, keep map[string]Task) error {
 	if m.opts.Gateway == nil {
 		return nil
 	}
@@ -218,7 +191,7 @@ func (m *Manager) closeLeases(ctx context.Context, keep map[string]string) error
 		return fmt.Errorf("ask the gateway for what is open: %w", err)
 	}
 	for _, l := range open {
-		if _, kept := keep[l.Session]; !kept {
+		if _, kept := keep[l.ID]; !kept {
 			m.closeLease(&lease{id: l.ID})
 		}
 	}

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"claude-runner/agent"
 	"claude-runner/backends"
 )
@@ -44,7 +42,12 @@ type Options struct {
 
 	Concurrency int // tasks that run at once
 	QueueDepth  int // tasks that wait, over all sessions
-	Boots       int // agents that start at once
+	Boots       int // agents that boot at once
+	// Memory bounds what all agents take, in bytes, that wait for a task: the
+	// longest idle ones end first. 0: only the host's own memory does.
+	Memory int64
+	// HostMemory says how the host stands. Nil: backends.ReadHostMemory.
+	HostMemory func() (backends.HostMemory, error)
 
 	EventAge         time.Duration // how long events of ended tasks are kept; 0: for good
 	EventsPerSession int           // how many events of a session are kept; 0: all
@@ -60,6 +63,7 @@ type Options struct {
 type HelperTask struct {
 	Argv    []string // the agent's
 	Socket  string   // the gateway's, as the sandbox finds it
+	Control bool     // it takes commands: see backends.ControlRest
 	Folders []string // that the agent may write to, as the sandbox finds them
 }
 
@@ -72,7 +76,8 @@ type Manager struct {
 	events  *EventLog
 	folders folders
 	health  *health
-	boots   *semaphore.Weighted
+
+	admission *admission
 
 	keys     *Keyring
 	limiters limiters
@@ -81,6 +86,8 @@ type Manager struct {
 
 	undelivered chan struct{} // as Undelivered
 	trash       chan struct{} // holds a token where a folder is to be deleted
+	refill      chan struct{} // holds a token where a pool is to be filled
+	measure     chan struct{} // holds a token where idle agents are to be measured
 
 	root   context.Context // every task's; cancelled by Close
 	cancel context.CancelCauseFunc
@@ -89,6 +96,8 @@ type Manager struct {
 	mu       sync.Mutex
 	profiles Profiles
 	live     map[string]*live // sessions at work
+	pools    map[string]*pool // warm agents, by profile
+	idleSize idleSize         // what agents that wait take
 	jobs     map[string]*job  // tasks that have not ended, by id
 	waiting  []*job           // queued tasks of all sessions, in the order of submission
 	running  map[string]int   // tasks that run, by agent
@@ -121,19 +130,25 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
+	if opts.HostMemory == nil {
+		opts.HostMemory = backends.ReadHostMemory
+	}
 	m := &Manager{
 		opts: opts, log: opts.Log, profiles: opts.Profiles,
 		events:  openEventLog(opts.Store, opts.Log, opts.Now),
 		folders: folders{root: opts.DataDir, user: opts.User},
 		health:  newHealth(opts.Backends),
-		boots:   semaphore.NewWeighted(int64(max(1, opts.Boots))),
+		pools:   map[string]*pool{},
 		live:    map[string]*live{},
 		jobs:    map[string]*job{},
 		running: map[string]int{},
 		owners:  map[string]int{},
 		drained: make(chan struct{}),
 
+		admission:   newAdmission(opts.Boots),
 		undelivered: make(chan struct{}, 1),
+		refill:      make(chan struct{}, 1),
+		measure:     make(chan struct{}, 1),
 		trash:       make(chan struct{}, 1),
 	}
 	m.keys = newKeyring(opts.Store, func(u KeyUse) {
@@ -154,6 +169,8 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 	if err := m.restore(ctx); err != nil {
 		return nil, errors.Join(err, m.Close(ctx))
 	}
+	m.tasks.Go(m.keepWarm)
+	m.tasks.Go(m.watchMemory)
 	m.tasks.Go(m.prune)
 	m.tasks.Go(m.emptyTrash)
 	return m, nil
@@ -174,6 +191,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	m.cancel(agent.ErrDetached)
+	m.closePools()
 	m.closeHotAgents()
 	m.awaitTasks()
 	return m.events.Close()
@@ -270,6 +288,7 @@ func (m *Manager) SetProfiles(p Profiles) {
 	defer m.mu.Unlock()
 	m.profiles = p
 	m.dispatch()
+	m.kickPools()
 }
 
 // StreamSecret signs stream tokens. It is this data folder's own.

@@ -38,6 +38,7 @@ type Arrival struct {
 type Start struct {
 	Temperature Temperature
 	Took        time.Duration // since AgentStarting
+	Waited      time.Duration // of that, for other agents to boot
 }
 
 // Temperature is how much of an agent was there when its task came.
@@ -46,6 +47,7 @@ type Temperature string
 // The temperatures of a start.
 const (
 	StartCold      Temperature = "cold"      // a sandbox was started for it
+	StartWarm      Temperature = "warm"      // the agent had booted ahead of its first task
 	StartHot       Temperature = "hot"       // the agent was kept from the task before
 	StartRecovered Temperature = "recovered" // an earlier process had started it, with the same task
 )

@@ -32,10 +32,10 @@ func (m *Manager) restore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read unfinished tasks: %w", err)
 	}
-	ran := map[string]string{} // session to backend
+	ran := map[string]Task{} // by sandbox
 	for _, t := range tasks {
 		if t.State == TaskRunning {
-			ran[t.SessionID] = t.Backend
+			ran[t.Sandbox] = t
 		}
 	}
 	m.removeOrphans(ctx, ran)
@@ -48,7 +48,7 @@ func (m *Manager) restore(ctx context.Context) error {
 	for _, t := range tasks {
 		running := t.State == TaskRunning
 		if t.State == TaskStarting { // the agent was not given its message
-			t.State, t.Backend = TaskQueued, t.Request.Backend
+			t.State, t.Backend, t.Sandbox = TaskQueued, t.Request.Backend, ""
 		}
 		j := m.reserve(t)
 		m.tell(func(o Observer) { o.TaskAdmitted(t, Arrival{Restored: true}) })
@@ -128,13 +128,16 @@ func (a *attempt) adopt(ctx context.Context, sandbox backends.Sandbox) (*process
 	task := a.job.task
 	b, _ := a.m.opts.Backends.Backend(task.Backend)
 	capabilities := b.Capabilities()
-	launch := a.launch(capabilities, a.m.folders.mounts(task.SessionID), a.session.AgentID)
+	boot := a.boot(a.session.AgentID)
+	boot.name = task.Sandbox
+	launch := boot.launch(capabilities, false)
 	launch.Recovered, launch.TurnFrom = true, task.TurnFrom
 	way, err := a.letOutAgain(ctx, capabilities, sandbox.Handle().Name, launch.Run)
 	if err != nil {
 		return nil, err
 	}
-	return a.newProcess(task.Backend, sandbox, launch, way), nil
+	p := boot.newProcess(task.Backend, sandbox, launch, way)
+	return p, nil
 }
 
 // find takes over the sandbox in which the session's agent runs. While the
@@ -174,7 +177,7 @@ func (a *attempt) findOn(ctx context.Context, b backends.Backend) (backends.Sand
 		return nil, fmt.Errorf("list sandboxes of backend %s: %w", b.Name(), err)
 	}
 	for _, h := range handles {
-		if h.Labels[labelSession] != task.SessionID {
+		if h.Name != task.Sandbox {
 			continue
 		}
 		sandbox, err := b.Recover(ctx, h, 0)
@@ -190,9 +193,9 @@ func (a *attempt) findOn(ctx context.Context, b backends.Backend) (backends.Sand
 }
 
 // removeOrphans stops the sandboxes of this data folder that no running task
-// has: keep maps the sessions of those to their backends. A backend that can't
-// be asked keeps its own until the next start.
-func (m *Manager) removeOrphans(ctx context.Context, keep map[string]string) {
+// has: keep has those by sandbox. A backend that can't be asked keeps its own
+// until the next start.
+func (m *Manager) removeOrphans(ctx context.Context, keep map[string]Task) {
 	var g errgroup.Group
 	for _, name := range m.opts.Backends.Names() {
 		g.Go(func() error {
@@ -208,7 +211,7 @@ func (m *Manager) removeOrphans(ctx context.Context, keep map[string]string) {
 	_ = g.Wait() // the functions return nil
 }
 
-func removeOrphansOf(ctx context.Context, b backends.Backend, keep map[string]string) error {
+func removeOrphansOf(ctx context.Context, b backends.Backend, keep map[string]Task) error {
 	handles, err := b.List(ctx)
 	if errors.Is(err, backends.ErrUnavailable) {
 		return nil // nothing runs on an engine that is not there
@@ -218,7 +221,7 @@ func removeOrphansOf(ctx context.Context, b backends.Backend, keep map[string]st
 	}
 	var errs []error
 	for _, h := range handles {
-		if keep[h.Labels[labelSession]] == b.Name() {
+		if keep[h.Name].Backend == b.Name() {
 			continue
 		}
 		s, err := b.Recover(ctx, h, 0)

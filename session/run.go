@@ -30,7 +30,9 @@ type attempt struct {
 	begun time.Time // of the attempt, on the clock that does not jump
 
 	temperature Temperature
-	starting    time.Time // when the task began to wait for proc
+	starting    time.Time     // when the task began to wait for proc
+	waited      time.Duration // of that, for others to boot
+	step        int64         // events of proc's turn so far
 }
 
 // cleanUpTimeout bounds what must be done after a task's own context has ended.
@@ -106,32 +108,87 @@ func (a *attempt) load(ctx context.Context) error {
 	return nil
 }
 
-// turn gives the message to the session's agent: the one that still runs, or a
-// new one.
+// turn gives the message to an agent that stands ready, or to a new one.
 func (a *attempt) turn(ctx context.Context, resume string) (agent.Result, error) {
-	a.awaitAgent(StartHot)
-	booted := func() {}
-	if a.proc = a.m.takeHot(a.live, a.key()); a.proc != nil {
-		if a.proc.lease != nil {
-			if err := a.letOut(ctx, a.proc.lease); err != nil {
-				return agent.Result{}, err
-			}
-		}
-	} else {
-		a.temperature = StartCold
-		if err := a.m.boots.Acquire(ctx, 1); err != nil {
-			return agent.Result{}, context.Cause(ctx)
-		}
-		booted = sync.OnceFunc(func() { a.m.boots.Release(1) })
-		defer booted()
-		var err error
-		if a.proc, err = a.boot(ctx, resume); err != nil {
-			return agent.Result{}, err
-		}
+	a.awaitAgent(StartCold)
+	p, err := a.take(ctx, resume)
+	if err != nil {
+		return agent.Result{}, err
 	}
+	if p == nil {
+		return a.coldTurn(ctx, resume)
+	}
+	heard := a.m.admission.beginTurn()
+	defer heard()
+	if err := a.takeOn(ctx, p); err != nil {
+		return agent.Result{}, err
+	}
+	answer, err := a.give(ctx, resume, heard)
+	if e, ok := errors.AsType[*agent.Error](err); ok && e.Code == agent.CodeAgentExited && a.step == 0 {
+		// It had ended while it waited, and nobody had seen it.
+		a.settle(err)
+		return a.coldTurn(ctx, resume)
+	}
+	return answer, err
+}
+
+// coldTurn gives the message to an agent that is started for it.
+func (a *attempt) coldTurn(ctx context.Context, resume string) (agent.Result, error) {
+	a.temperature = StartCold
+	booted, err := a.admitted(ctx)
+	if err != nil {
+		return agent.Result{}, err
+	}
+	defer booted()
+	b := a.boot(resume)
+	p, err := b.start(ctx)
+	if err != nil {
+		a.result.Warnings = append(a.result.Warnings, b.warnings...)
+		return agent.Result{}, err
+	}
+	a.result.Warnings = append(a.result.Warnings, p.warnings...)
+	a.proc = p
+	return a.give(ctx, resume, booted)
+}
+
+// boot is the start of the task's agent.
+func (a *attempt) boot(resume string) *boot {
+	task := a.job.task
+	return &boot{
+		m: a.m, profile: a.profile, upstreams: a.upstreams, mask: a.mask,
+		name: "task-" + task.ID, folder: task.SessionID, session: task.SessionID, task: task.ID,
+		backend: task.Request.Backend, env: task.Request.Env, resume: resume,
+		onPull: a.pulling, letOut: a.letOut,
+	}
+}
+
+// admitted waits until the task's agent may boot. Where that takes a while, the
+// session's stream says so.
+func (a *attempt) admitted(ctx context.Context) (booted func(), err error) {
+	begun := time.Now()
+	leave, err := a.m.admission.enter(ctx, a.job.task.Owner, func(ahead int) {
+		a.status(agent.Status{Phase: "boot", Ahead: &ahead, Message: fmt.Sprintf("as many agents boot as may (limits.boots); %d go before this one", ahead)})
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.waited = time.Since(begun)
+	return sync.OnceFunc(leave), nil
+}
+
+func (a *attempt) status(s agent.Status) {
+	a.emit(Event{Event: a.mask.event(agent.Event{Type: agent.EventStatus, Status: &s})})
+}
+
+func (a *attempt) pulling(p backends.PullProgress) {
+	a.status(agent.Status{Phase: "pull", Message: p.Image + ": " + p.Status, Current: p.Current, Total: p.Total})
+}
+
+// give has a.proc take the message.
+func (a *attempt) give(ctx context.Context, resume string, booted func()) (agent.Result, error) {
 	a.result.Resumed = resume != ""
 	a.m.update(a.job, func(t *Task) {
-		t.State, t.Backend, t.TurnFrom = TaskRunning, a.proc.backend, a.proc.conv.Offset()
+		t.State, t.Backend, t.Sandbox, t.TurnFrom = TaskRunning, a.proc.backend, a.proc.sandbox.Handle().Name, a.proc.conv.Offset()
 	})
 	return a.converse(ctx, agent.Turn{}, booted)
 }
@@ -143,7 +200,7 @@ func (a *attempt) awaitAgent(t Temperature) {
 }
 
 func (a *attempt) hasAgent() {
-	start := Start{Temperature: a.temperature, Took: time.Since(a.starting)}
+	start := Start{Temperature: a.temperature, Took: time.Since(a.starting), Waited: a.waited}
 	a.m.tell(func(o Observer) { o.AgentStarted(a.job.task, start) })
 }
 
@@ -153,22 +210,22 @@ func (a *attempt) converse(ctx context.Context, t agent.Turn, begun func()) (age
 	ctx, watched := a.watch(ctx)
 	defer watched()
 	mask := eventMask{masker: a.mask}
-	step := int64(0)
+	a.step = 0
 	defer a.watchRefusals()()
 	answer, err := a.proc.conv.Turn(ctx, t, func(e agent.Event) {
 		begun()
-		if step == 0 {
+		if a.step == 0 {
 			a.hasAgent()
 		}
 		// Each of the agent's events has two steps, whatever the mask makes of
 		// it: one for the text that comes before it, one for itself.
 		before, now := mask.next(e)
-		a.tellStep(step+1, before)
-		step += 2
-		a.tellStep(step, now)
+		a.tellStep(a.step+1, before)
+		a.step += 2
+		a.tellStep(a.step, now)
 	})
 	if !errors.Is(err, agent.ErrDetached) {
-		a.tellStep(step+1, mask.rest())
+		a.tellStep(a.step+1, mask.rest())
 	}
 	if over := a.overLimit(ctx); over != nil && err != nil {
 		return answer, over
@@ -282,8 +339,12 @@ func (a *attempt) settle(err error) {
 		return
 	}
 	a.proc = nil
-	if err == nil && a.profile.IdleTimeout > 0 && p.conv.Alive() && a.m.keepHot(a.live, p, a.profile.IdleTimeout) {
-		return
+	if err == nil && a.profile.IdleTimeout > 0 && p.conv.Alive() {
+		// What the turn has left behind is no part of the next one.
+		p.in.control(backends.ControlSweep)
+		if a.m.keepHot(a.live, p, a.profile.IdleTimeout) {
+			return
+		}
 	}
 	if c := CodeOf(err); c == CodeOutputLimit || c == CodeDiskLimit {
 		a.m.stopSandbox(p.backend, p.sandbox, 0)

@@ -69,7 +69,8 @@ type Task struct {
 	State     TaskState
 	Request   Request
 	Result    Result
-	TurnFrom  int64 // byte of the sandbox's output at which its turn begins
+	Sandbox   string // in which it runs, by its name; "" before it does
+	TurnFrom  int64  // byte of the sandbox's output at which its turn begins
 	CreatedAt time.Time
 	StartedAt time.Time // zero while queued
 	EndedAt   time.Time // zero before the end

@@ -33,14 +33,27 @@ func TestMain(m *testing.M) {
 // shell code, what it prints are texts, and HOME is its memory.
 type shellDriver struct{}
 
-const shellAgent = `while IFS= read -r line; do eval "$line"; echo END; done`
+const shellAgent = `while IFS= read -r line; do [ ! -e "$RUN/env" ] || . "$RUN/env"; eval "$line"; echo END; done`
 
 func (shellDriver) Command(l agent.Launch) (agent.Command, error) {
-	env := map[string]string{"HOME": l.Home.Sandbox, "RESUME": l.Resume, "NEW": l.NewID, "BASE": l.API.BaseURL}
+	env := map[string]string{"HOME": l.Home.Sandbox, "RESUME": l.Resume, "NEW": l.NewID, "BASE": l.API.BaseURL, "RUN": l.Run.Sandbox}
 	for k, v := range l.Env {
 		env[k] = v
 	}
 	return agent.Command{Argv: []string{"sh", "-c", shellAgent}, Env: env}, nil
+}
+
+// SetEnv writes a file that the shell reads before each message. A variable
+// called START needs a start.
+func (shellDriver) SetEnv(l agent.Launch, env map[string]string) (bool, error) {
+	if _, ok := env["START"]; ok {
+		return false, nil
+	}
+	var b strings.Builder
+	for name, value := range env {
+		fmt.Fprintf(&b, "%s='%s'\n", name, value)
+	}
+	return true, os.WriteFile(filepath.Join(l.Run.Host, "env"), []byte(b.String()), 0o644)
 }
 
 func (shellDriver) Open(l agent.Launch, stdin io.WriteCloser, stdout io.Reader) agent.Conversation {
@@ -68,6 +81,15 @@ type shell struct {
 }
 
 func (c *shell) Offset() int64 { return c.offset }
+
+func (c *shell) Ready() <-chan struct{} { return ready }
+
+// ready is closed: a shell takes lines from its beginning.
+var ready = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 func (c *shell) Alive() bool { return c.alive }
 

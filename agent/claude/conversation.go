@@ -26,6 +26,7 @@ func (d driver) Open(l agent.Launch, stdin io.WriteCloser, stdout io.Reader) age
 		ended:   make(chan struct{}),
 		began:   make(chan struct{}),
 		refused: make(chan struct{}),
+		ready:   make(chan struct{}),
 	}
 	if l.Resume != "" {
 		c.restored = transcriptTotals(l.Home, l.Resume)
@@ -50,7 +51,8 @@ type conversation struct {
 	ended   chan struct{} // closed at the output's end
 	began   chan struct{} // closed when the first turn begins
 	refused chan struct{} // closed when the CLI did not take prompt and schema
-	once    struct{ begin, close, refuse sync.Once }
+	ready   chan struct{} // closed when the CLI has taken prompt and schema, or has ended
+	once    struct{ begin, close, refuse, ready sync.Once }
 
 	restored totals // what a resumed conversation may be counted from
 
@@ -146,6 +148,7 @@ func (c *conversation) send(ctx context.Context, v any) error {
 // read gives the CLI's messages to the turn that is on. What comes before the
 // first turn waits for it, what comes between turns is nobody's.
 func (c *conversation) read(lines *lineReader) {
+	defer c.setReady()
 	defer close(c.ended)
 	for {
 		line, err := lines.next()
@@ -166,9 +169,13 @@ func (c *conversation) read(lines *lineReader) {
 			c.answer(m)
 			continue
 		case "control_response":
-			if m.Response.Subtype == "error" && m.Response.RequestID == initializeID {
+			if m.Response.RequestID != initializeID {
+				continue
+			}
+			if m.Response.Subtype == "error" {
 				c.refuse(m.Response.Error)
 			}
+			c.setReady()
 			continue
 		}
 		select {
@@ -192,6 +199,11 @@ func (c *conversation) remember(m message) {
 		c.count(totals{cost: max(m.TotalCostUSD, 0), models: m.ModelUsage}, agent.Usage(m.Usage))
 	}
 }
+
+// Ready implements agent.Conversation.
+func (c *conversation) Ready() <-chan struct{} { return c.ready }
+
+func (c *conversation) setReady() { c.once.ready.Do(func() { close(c.ready) }) }
 
 // Offset implements agent.Conversation.
 func (c *conversation) Offset() int64 { return c.offset.Load() }

@@ -76,8 +76,8 @@ func create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
 	if err != nil {
 		return fmt.Errorf("write session: %w", err)
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO tasks (`+taskColumns+`) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		t.ID, t.SessionID, t.Agent, t.Backend, t.State, request, result, nanos(t.CreatedAt), nanos(t.StartedAt), nanos(t.EndedAt), t.TurnFrom, webhook, t.Owner)
+	_, err = tx.ExecContext(ctx, `INSERT INTO tasks (`+taskColumns+`) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		t.ID, t.SessionID, t.Agent, t.Backend, t.State, request, result, nanos(t.CreatedAt), nanos(t.StartedAt), nanos(t.EndedAt), t.TurnFrom, webhook, t.Owner, t.Sandbox)
 	if err != nil {
 		return fmt.Errorf("write task: %w", err)
 	}
@@ -85,8 +85,8 @@ func create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
 }
 
 func update(ctx context.Context, tx *sql.Tx, t *session.Task) error {
-	res, err := tx.ExecContext(ctx, `UPDATE tasks SET state = ?, backend = ?, started_at = ?, turn_from = ? WHERE id = ? AND ended_at = 0`,
-		t.State, t.Backend, nanos(t.StartedAt), t.TurnFrom, t.ID)
+	res, err := tx.ExecContext(ctx, `UPDATE tasks SET state = ?, backend = ?, sandbox = ?, started_at = ?, turn_from = ? WHERE id = ? AND ended_at = 0`,
+		t.State, t.Backend, t.Sandbox, nanos(t.StartedAt), t.TurnFrom, t.ID)
 	if err := changedOne(res, err); err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 	"claude-runner/session"
 )
 
-const taskColumns = `number, id, session_id, agent, backend, state, request, result, created_at, started_at, ended_at, turn_from, webhook, owner`
+const taskColumns = `number, id, session_id, agent, backend, state, request, result, created_at, started_at, ended_at, turn_from, webhook, owner, sandbox`
 
 // Task returns one task, or session.ErrNotFound.
 func (s *Store) Task(ctx context.Context, id string) (session.Task, error) {
@@ -82,7 +82,7 @@ func scanTask(r row) (session.Task, int64, error) {
 	var number, created, started, ended int64
 	var request, result []byte
 	var webhook string
-	err := r.Scan(&number, &t.ID, &t.SessionID, &t.Agent, &t.Backend, &t.State, &request, &result, &created, &started, &ended, &t.TurnFrom, &webhook, &t.Owner)
+	err := r.Scan(&number, &t.ID, &t.SessionID, &t.Agent, &t.Backend, &t.State, &request, &result, &created, &started, &ended, &t.TurnFrom, &webhook, &t.Owner, &t.Sandbox)
 	if err != nil {
 		return t, 0, err
 	}

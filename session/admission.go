@@ -1,0 +1,155 @@
+package session
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// admission lets a few agents boot at a time. Of those that wait, the one goes
+// next whose owner has the fewest that boot, and among those the one that came
+// first. Agents that boot for nobody yet wait until no task waits for its agent,
+// but not for good.
+type admission struct {
+	limit int
+
+	mu      sync.Mutex
+	booting int            // agents that boot
+	owners  map[string]int // those that boot for a task, by owner
+	turns   int            // tasks that wait for a sign of life of an agent that stood ready
+	waiting []*entrant
+}
+
+// entrant is an agent that waits to boot.
+type entrant struct {
+	owner  string
+	spare  bool      // for nobody yet
+	urgent bool      // a spare one that has waited long enough
+	in     chan bool // closed when it may boot
+}
+
+// sparePatience is how long an agent waits that boots for nobody yet, while
+// there is always a task that waits for its own.
+const sparePatience = 10 * time.Second
+
+func newAdmission(limit int) *admission {
+	return &admission{limit: max(1, limit), owners: map[string]int{}}
+}
+
+// enter waits until an agent of owner's may boot, and is told how many go before
+// it where it has to. leave is called once the agent has booted, or has not.
+func (q *admission) enter(ctx context.Context, owner string, wait func(ahead int)) (leave func(), err error) {
+	return q.admit(ctx, &entrant{owner: owner, in: make(chan bool)}, wait)
+}
+
+// enterSpare is enter for an agent that boots for nobody yet.
+func (q *admission) enterSpare(ctx context.Context) (leave func(), err error) {
+	e := &entrant{spare: true, in: make(chan bool)}
+	patience := time.AfterFunc(sparePatience, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		e.urgent = true
+		q.next()
+	})
+	defer patience.Stop()
+	return q.admit(ctx, e, func(int) {})
+}
+
+func (q *admission) admit(ctx context.Context, e *entrant, wait func(ahead int)) (func(), error) {
+	q.mu.Lock()
+	ahead := 0
+	for _, w := range q.waiting {
+		if !w.spare {
+			ahead++
+		}
+	}
+	q.waiting = append(q.waiting, e)
+	q.next()
+	waits := slices.Contains(q.waiting, e)
+	q.mu.Unlock()
+	if waits {
+		wait(ahead)
+	}
+	select {
+	case <-e.in:
+		return func() { q.leave(e) }, nil
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	if i := slices.Index(q.waiting, e); i >= 0 {
+		q.waiting = slices.Delete(q.waiting, i, i+1)
+		q.mu.Unlock()
+		return nil, context.Cause(ctx)
+	}
+	q.mu.Unlock()
+	q.leave(e) // admitted at the same moment
+	return nil, context.Cause(ctx)
+}
+
+func (q *admission) leave(e *entrant) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.booting--
+	if !e.spare {
+		if q.owners[e.owner]--; q.owners[e.owner] == 0 {
+			delete(q.owners, e.owner)
+		}
+	}
+	q.next()
+}
+
+// beginTurn says that a task has given its message to an agent that stood ready,
+// and waits for its first sign of life until the returned function is called.
+func (q *admission) beginTurn() (end func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.turns++
+	return sync.OnceFunc(func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.turns--
+		q.next()
+	})
+}
+
+// next lets in as many as may boot. q.mu is held.
+func (q *admission) next() {
+	for q.booting < q.limit {
+		i := q.first()
+		if i < 0 {
+			return
+		}
+		e := q.waiting[i]
+		q.waiting = slices.Delete(q.waiting, i, i+1)
+		q.booting++
+		if !e.spare {
+			q.owners[e.owner]++
+		}
+		close(e.in)
+	}
+}
+
+// first returns whose turn it is; -1: nobody's.
+func (q *admission) first() int {
+	best := -1
+	for i, e := range q.waiting {
+		if !e.spare && (best < 0 || q.owners[e.owner] < q.owners[q.waiting[best].owner]) {
+			best = i
+		}
+	}
+	if best >= 0 {
+		return best
+	}
+	calm := q.turns == 0 && len(q.owners) == 0
+	return slices.IndexFunc(q.waiting, func(e *entrant) bool { return calm || e.urgent })
+}
+
+// Boots is how many agents boot, and how many wait to.
+type Boots struct{ Booting, Waiting int }
+
+func (q *admission) load() Boots {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return Boots{Booting: q.booting, Waiting: len(q.waiting)}
+}
