@@ -136,9 +136,8 @@ type Exit struct {
 
 // Usage is what a sandbox's processes have used.
 type Usage struct {
-	CPU        time.Duration `json:"cpu"` // processor time, user and system
-	Memory     int64
-	MemoryPeak int64 `json:"memoryPeak"` // bytes
+	CPU        time.Duration `json:"cpu"`        // processor time, user and system
+	MemoryPeak int64         `json:"memoryPeak"` // bytes
 }
 
 // Status is what Check found.
