@@ -93,9 +93,12 @@ type Sandbox interface {
 	// that nobody stops keeps its remains for Recover.
 	Stop(ctx context.Context, grace time.Duration) error
 
-	// Usage reports what the tree has used so far. After the end, and after
-	// Stop, it returns the last figures known. Figures that the backend does
-	// not have are zero.
+	// Usage reports what the tree has used so far, and the memory that it uses
+	// now: measured when it is called, so that the figures of a sandbox that
+	// runs are current. Where the engine runs on this host that takes no request
+	// to it, beyond the first, as a rule. After the end, and after Stop, it
+	// returns the last figures known. Figures that the backend does not have are
+	// zero.
 	Usage(ctx context.Context) (Usage, error)
 }
 
@@ -137,6 +140,7 @@ type Exit struct {
 // Usage is what a sandbox's processes have used.
 type Usage struct {
 	CPU        time.Duration `json:"cpu"`        // processor time, user and system
+	Memory     int64         `json:"memory"`     // bytes in use now; page cache that the kernel can drop at once is not counted
 	MemoryPeak int64         `json:"memoryPeak"` // bytes
 }
 

@@ -64,6 +64,7 @@ func Run(t *testing.T, h Harness) {
 		{"Network", networkCases},
 		{"Streams", streamCases},
 		{"Wait", waitCases},
+		{"Usage", usageCases},
 		{"Stop", stopCases},
 		{"Start", startCases},
 		{"Recover", recoverCases},

@@ -53,4 +53,16 @@ func Benchmark(b *testing.B, h Harness) {
 			stop(b, sb, 0)
 		}
 	})
+
+	// Usage of a sandbox with some processes that do nothing, after the first.
+	b.Run("usage", func(b *testing.B) {
+		sb := s.start(b, backend, s.shell("sleep $"+markVar+" & sleep $"+markVar+" & echo ready; wait"))
+		expectOutput(b, sb.Stdout(), "ready\n")
+		usageOf(b, sb)
+		for b.Loop() {
+			if _, err := sb.Usage(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

@@ -18,7 +18,6 @@ var waitCases = []testCase{
 	{"Spec.Timeout ends the tree and is told apart", (*suite).timeout},
 	{"Spec.Timeout ends the tree although nobody reads", (*suite).timeoutUnread},
 	{"Spec.Timeout does not touch what ends in time", (*suite).timeoutNotReached},
-	{"Usage is sane while the sandbox runs, after its end and after Stop", (*suite).usage},
 }
 
 func (s *suite) waitMany(t *testing.T) {
@@ -105,33 +104,4 @@ func (s *suite) timeoutNotReached(t *testing.T) {
 	spec := s.shell("exit 4")
 	spec.Timeout = time.Hour
 	s.expectExit(t, spec, backends.Exit{Code: 4})
-}
-
-func (s *suite) usage(t *testing.T) {
-	sb := s.start(t, s.backend(t), s.shell("i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo ready; read x"))
-	began := time.Now()
-	get := func() backends.Usage {
-		t.Helper()
-		u, err := sb.Usage(within(t))
-		if err != nil {
-			t.Fatalf("Usage: %v", err)
-		}
-		if u.CPU < 0 || u.MemoryPeak < 0 || u.CPU > 64*(time.Since(began)+10*time.Second) || u.MemoryPeak > 1<<36 {
-			t.Errorf("Usage makes no sense: %+v", u)
-		}
-		return u
-	}
-	expectOutput(t, sb.Stdout(), "ready\n")
-	running := get()
-	finish(t, sb)
-	ended := get()
-	stop(t, sb, 0)
-	stopped := get()
-	if ended.CPU < running.CPU || stopped.CPU < ended.CPU {
-		t.Errorf("processor time shrinks: %v running, %v ended, %v stopped", running.CPU, ended.CPU, stopped.CPU)
-	}
-	if ended.MemoryPeak < running.MemoryPeak || stopped.MemoryPeak < ended.MemoryPeak {
-		t.Errorf("the peak of memory shrinks: %d running, %d ended, %d stopped", running.MemoryPeak, ended.MemoryPeak, stopped.MemoryPeak)
-	}
-	t.Logf("usage: running %+v, ended %+v", running, ended)
 }

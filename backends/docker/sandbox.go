@@ -2,7 +2,6 @@ package docker
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +12,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 
 	"claude-runner/backends"
+	"claude-runner/backends/internal/proc"
 )
 
 // sandbox is one container and what the runner does with it.
@@ -28,6 +28,8 @@ type sandbox struct {
 	// with the sandbox, with Close of the backend, or with a Start that failed.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+
+	used proc.Meter
 
 	exited chan struct{} // closed when the wait request is over
 	lost   error         // why that does not tell of the container's end
@@ -45,7 +47,6 @@ type sandbox struct {
 	mu       sync.Mutex
 	tail     *backends.Tail
 	stopping *stopping // the Stop that runs or has succeeded
-	usage    backends.Usage
 }
 
 var _ backends.Sandbox = (*sandbox)(nil)
@@ -110,46 +111,4 @@ func (s *sandbox) conclude(exit backends.Exit, err error) {
 	close(s.done)
 	s.stdin.end()
 	s.cancel(errEnded)
-}
-
-// Usage asks the engine while the container runs, and remembers what it said.
-// The peak of memory is the kernel's with cgroup v1, where the engine passes
-// it on, and else the highest use that a call of Usage has found. An engine
-// without cgroups has no figures.
-func (s *sandbox) Usage(ctx context.Context) (backends.Usage, error) {
-	select {
-	case <-s.done:
-	default:
-		if err := s.measure(ctx); err != nil {
-			return backends.Usage{}, fmt.Errorf("usage of sandbox %s: %w", s.handle.Name, err)
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.usage, nil
-}
-
-func (s *sandbox) measure(ctx context.Context) error {
-	if e := s.b.engine(); e == nil || !e.cgroups {
-		return nil
-	}
-	ctx, cancel := bounded(ctx, requestPatience)
-	defer cancel()
-	answer, err := s.b.cli.ContainerStatsOneShot(ctx, s.handle.ID)
-	if err != nil {
-		if isGone(err) {
-			return nil
-		}
-		return s.b.engineError(ctx, "ask for statistics", err)
-	}
-	defer answer.Body.Close()
-	var stats container.StatsResponse
-	if err := json.NewDecoder(answer.Body).Decode(&stats); err != nil {
-		return s.b.engineError(ctx, "read statistics", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.usage.CPU = max(s.usage.CPU, time.Duration(stats.CPUStats.CPUUsage.TotalUsage))
-	s.usage.MemoryPeak = max(s.usage.MemoryPeak, int64(stats.MemoryStats.MaxUsage), int64(stats.MemoryStats.Usage))
-	return nil
 }

@@ -84,7 +84,7 @@ func (b *backend) attach(f folder, h backends.Handle, from int64, pipe *os.File)
 		return nil, fmt.Errorf("read its handle: %w", err)
 	}
 	s := &sandbox{
-		b: b, folder: f, handle: h, stdin: &stdin{pipe: pipe}, keeper: watchKeeper(f, d),
+		b: b, folder: f, handle: h, stdin: &stdin{pipe: pipe}, keeper: watchKeeper(f, d), measure: measure(d.Keeper, d.Started),
 		ended: make(chan struct{}), cleaning: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 	defer func() {

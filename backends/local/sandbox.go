@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"claude-runner/backends"
+	"claude-runner/backends/internal/proc"
 )
 
 // sandbox is a sandbox that this process has started or taken over.
@@ -24,6 +25,8 @@ type sandbox struct {
 	stdin   *stdin
 	stdout  *follower
 	keeper  *keeperWatch
+	measure func() proc.Usage // zero is not known
+	used    proc.Meter
 	control *os.File // nil where the keeper has ended already
 
 	// ended is closed once the keeper has ended; result and unknown are set
@@ -36,8 +39,7 @@ type sandbox struct {
 	stopped  chan struct{} // closed when nothing is left
 
 	mu     sync.Mutex
-	usage  backends.Usage // the largest figures seen
-	stderr []byte         // what was kept, once the folder is gone
+	stderr []byte // what was kept, once the folder is gone
 }
 
 func (s *sandbox) Handle() backends.Handle { return s.handle }
@@ -138,18 +140,17 @@ func (s *sandbox) clean(ctx context.Context) error {
 	})
 }
 
+// Usage looks at the processes of the sandbox, as long as there are any. Memory
+// is the sum of their proportional set sizes, read at least twice a minute;
+// between, a process's growth is added to its own. It is zero where the runner
+// may not read that of one of them, and where the system is no Linux.
 func (s *sandbox) Usage(context.Context) (backends.Usage, error) {
-	var now backends.Usage
 	if isClosed(s.ended) {
-		now = s.result.Usage
+		s.used.Keep(proc.Usage(s.result.Usage))
 	} else {
-		now = treeUsage(s.keeper.pid)
+		s.used.Keep(s.measure())
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.usage.CPU = max(s.usage.CPU, now.CPU)
-	s.usage.MemoryPeak = max(s.usage.MemoryPeak, now.MemoryPeak)
-	return s.usage, nil
+	return backends.Usage(s.used.Last()), nil
 }
 
 // awaitKeeper closes ended at the keeper's end. It returns at the backend's

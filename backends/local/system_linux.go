@@ -2,17 +2,15 @@ package local
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"claude-runner/backends"
+	"claude-runner/backends/internal/proc"
 )
 
 // adopts says that a keeper becomes the parent of its descendants' orphans, so
@@ -49,7 +47,7 @@ func mainAttr(u *backends.User) *syscall.SysProcAttr {
 func childrenOf(int) int { return -1 }
 
 // descendants lists what the keeper started and adopted.
-func (k *keeper) descendants() []int { return descendants(os.Getpid()) }
+func (k *keeper) descendants() []int { return proc.Host.Descendants(os.Getpid()) }
 
 // childUsage is what all collected descendants have used. The peak is that of
 // the largest, and at least the keeper's own size: a process begins as a copy.
@@ -61,30 +59,20 @@ func childUsage() backends.Usage {
 	return backends.Usage{CPU: time.Duration(r.Utime.Nano() + r.Stime.Nano()), MemoryPeak: r.Maxrss << 10}
 }
 
-// treeUsage is what the living descendants of a keeper, and those that it has
-// collected, have used so far.
-func treeUsage(keeper int) backends.Usage {
-	const tick = time.Second / 100 // the kernel's USER_HZ, on every architecture that Go has
-	var u backends.Usage
-	if st, err := readStat(keeper); err == nil {
-		u.CPU = tick * time.Duration(st.number(15)+st.number(16)) // cutime, cstime
-	}
-	for _, pid := range descendants(keeper) {
-		st, err := readStat(pid)
-		if err != nil {
-			continue // it has ended
-		}
-		u.CPU += tick * time.Duration(st.number(13)+st.number(14)+st.number(15)+st.number(16))
-		u.MemoryPeak = max(u.MemoryPeak, peak(pid))
-	}
-	return u
+// measure returns what measures the living descendants of a keeper, and those
+// that it has collected. The keeper itself is no part of the sandbox.
+func measure(keeper int, started string) func() proc.Usage {
+	return proc.Host.Below(keeper, started).Usage
 }
 
 // startTime tells a process from another that has had its id: the clock ticks
 // between the system's start and its own.
 func startTime(pid int) (string, error) {
-	st, err := readStat(pid)
-	return st.field(21), err
+	st, err := proc.Host.Stat(pid)
+	if err != nil {
+		return "", err
+	}
+	return st.Started(), nil
 }
 
 // openProcess returns what becomes readable at a process's end.
@@ -99,13 +87,13 @@ func openProcess(pid int) (*os.File, error) {
 // killMarked kills every process that has the sandbox's id in its environment,
 // and their descendants, until there is none.
 func killMarked(id string) (left bool) {
-	for _, pid := range pids() {
-		environ, err := os.ReadFile(procPath(pid, "environ"))
+	for _, pid := range proc.Host.Processes() {
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		if err != nil || !hasVariable(environ, markVar+"="+id) {
 			continue
 		}
 		left = true
-		for _, p := range append(descendants(pid), pid) {
+		for _, p := range append(proc.Host.Descendants(pid), pid) {
 			_ = unix.Kill(p, unix.SIGKILL)
 		}
 	}
@@ -119,87 +107,4 @@ func hasVariable(environ []byte, variable string) bool {
 		}
 	}
 	return false
-}
-
-// descendants lists the processes below pid.
-func descendants(pid int) []int {
-	children := map[int][]int{}
-	for _, p := range pids() {
-		if st, err := readStat(p); err == nil {
-			parent := int(st.number(3))
-			children[parent] = append(children[parent], p)
-		}
-	}
-	var out []int
-	for todo := children[pid]; len(todo) > 0; todo = todo[1:] {
-		out = append(out, todo[0])
-		todo = append(todo, children[todo[0]]...)
-	}
-	return out
-}
-
-// pids lists this system's processes.
-func pids() []int {
-	d, err := os.Open("/proc")
-	if err != nil {
-		return nil
-	}
-	defer d.Close()
-	names, _ := d.Readdirnames(-1)
-	var out []int
-	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil {
-			out = append(out, pid)
-		}
-	}
-	return out
-}
-
-// stat is /proc/PID/stat, cut into fields: proc(5) counts them from one.
-type stat []string
-
-func readStat(pid int) (stat, error) {
-	data, err := os.ReadFile(procPath(pid, "stat"))
-	if err != nil {
-		return nil, err
-	}
-	// The second field is a name in parentheses, which may hold both and spaces.
-	head, rest, ok := strings.Cut(string(data), "(")
-	end := strings.LastIndex(rest, ")")
-	if !ok || end < 0 {
-		return nil, errors.New("unreadable process status")
-	}
-	return append(stat{strings.TrimSpace(head), rest[:end]}, strings.Fields(rest[end+1:])...), nil
-}
-
-// field returns a field by its index, which is one less than proc(5)'s number.
-func (s stat) field(i int) string {
-	if i >= len(s) {
-		return ""
-	}
-	return s[i]
-}
-
-func (s stat) number(i int) int64 {
-	n, _ := strconv.ParseInt(s.field(i), 10, 64)
-	return n
-}
-
-// peak is a process's largest resident set so far, in bytes.
-func peak(pid int) int64 {
-	data, err := os.ReadFile(procPath(pid, "status"))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(data)) {
-		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			n, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
-			return n << 10
-		}
-	}
-	return 0
-}
-
-func procPath(pid int, name string) string {
-	return fmt.Sprintf("/proc/%d/%s", pid, name)
 }

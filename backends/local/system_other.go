@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"claude-runner/backends"
+	"claude-runner/backends/internal/proc"
 )
 
 // adopts says that orphans have another parent than the keeper here.
@@ -59,8 +60,8 @@ func childUsage() backends.Usage {
 	return backends.Usage{CPU: time.Duration(r.Utime.Nano() + r.Stime.Nano()), MemoryPeak: r.Maxrss}
 }
 
-// treeUsage is not known here.
-func treeUsage(int) backends.Usage { return backends.Usage{} }
+// measure has no counterpart here.
+func measure(int, string) func() proc.Usage { return func() proc.Usage { return proc.Usage{} } }
 
 // startTime tells a process from another that has had its id.
 func startTime(pid int) (string, error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"claude-runner/backends"
+	"claude-runner/backends/internal/proc"
 )
 
 type sandbox struct {
@@ -24,6 +25,7 @@ type sandbox struct {
 	out   *output
 	errs  *backends.Tail
 	timer *time.Timer // fires at the deadline
+	used  proc.Meter
 
 	exited  chan struct{} // closed once exit and exitErr are set
 	exit    backends.Exit
@@ -34,7 +36,6 @@ type sandbox struct {
 	attached bool      // conn is being read
 	stopAt   time.Time // when Stop was first called
 	stopper  *stopper  // the Stop that is under way or was the last
-	usage    backends.Usage
 }
 
 // newSandbox returns the sandbox of a container. begin makes it live.
@@ -96,39 +97,6 @@ func (s *sandbox) Wait(ctx context.Context) (backends.Exit, error) {
 		return backends.Exit{}, fmt.Errorf("wait for the reader of sandbox %s: %w", s.handle.Name, ctx.Err())
 	}
 	return s.exit, s.exitErr
-}
-
-// Usage has figures where the engine keeps them: not rootless on cgroup v1.
-func (s *sandbox) Usage(ctx context.Context) (backends.Usage, error) {
-	select {
-	case <-s.exited:
-		return s.lastUsage(), nil
-	default:
-	}
-	e, err := s.b.known(ctx)
-	if err != nil || e.rootless() && e.info.Host.CgroupVersion != "v2" {
-		return s.lastUsage(), err
-	}
-	var stats statsResponse
-	query := url.Values{"containers": {s.handle.ID}, "stream": {"false"}}
-	err = s.b.client.call(ctx, http.MethodGet, "/containers/stats", query, nil, &stats)
-	if err != nil || len(stats.Stats) == 0 {
-		if status(err) != 0 {
-			err = nil // it has ended meanwhile
-		}
-		return s.lastUsage(), err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.usage.CPU = max(s.usage.CPU, time.Duration(stats.Stats[0].CPUNano))
-	s.usage.MemoryPeak = max(s.usage.MemoryPeak, stats.Stats[0].MemUsage)
-	return s.usage, nil
-}
-
-func (s *sandbox) lastUsage() backends.Usage {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.usage
 }
 
 // run carries the sandbox's output until its end: by the attach stream while
