@@ -61,6 +61,7 @@ type HelperTask struct {
 	Argv    []string // the agent's
 	Socket  string   // the gateway's, as the sandbox finds it
 	Folders []string // that the agent may write to, as the sandbox finds them
+	Control bool     // it obeys commands within standard input: see backends.ControlRest
 }
 
 // Manager runs the tasks of every session: one at a time in each, in the order
