@@ -65,6 +65,7 @@ type HelperTask struct {
 	Socket  string   // the gateway's, as the sandbox finds it
 	Control bool     // it takes commands: see backends.ControlRest
 	Folders []string // that the agent may write to, as the sandbox finds them
+	Control bool     // it obeys commands within standard input: see backends.ControlRest
 }
 
 // Manager runs the tasks of every session: one at a time in each, in the order

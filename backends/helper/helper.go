@@ -2,7 +2,8 @@
 // gateway's alone. It listens on the sandbox's loopback, forwards each
 // connection to the gateway's unix socket, starts the agent with its own
 // streams, passes signals on to it, collects orphans, and ends as the agent
-// ended. On hosts whose kernel has Landlock it also confines the agent's files,
+// ended. Between turns it clears up behind the agent and puts it to rest, where
+// it is told to. On hosts whose kernel has Landlock it also confines the agent's files,
 // for backends that do not.
 //
 // The helper is this same program under another name. The package's init
@@ -44,6 +45,10 @@ type Options struct {
 	// itself (Capabilities.Images is false) and the kernel can (LandlockSupported).
 	// Nil: it does not.
 	Confine *Confinement
+
+	// Control lets the runner give the helper commands within the sandbox's
+	// standard input: backends.ControlSweep and backends.ControlRest.
+	Control bool
 }
 
 // Command puts the helper in front of argv, for a sandbox of these
@@ -53,7 +58,7 @@ func (p *Program) Command(c backends.Capabilities, argv []string, o Options) ([]
 	if len(argv) == 0 {
 		return nil, nil, errors.New("command line of the helper: the agent's is empty")
 	}
-	in := inside.Options{Socket: o.Socket, Argv: argv}
+	in := inside.Options{Socket: o.Socket, Control: o.Control, Argv: argv}
 	program := p.path
 	var mounts []backends.Mount
 	if c.Images {

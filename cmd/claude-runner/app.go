@@ -120,7 +120,7 @@ func helperOf(p *helper.Program) func(backends.Capabilities, session.HelperTask)
 	_, err := helper.LandlockSupported()
 	confines := err == nil
 	return func(c backends.Capabilities, t session.HelperTask) ([]string, []backends.Mount, error) {
-		o := helper.Options{Socket: t.Socket}
+		o := helper.Options{Socket: t.Socket, Control: t.Control}
 		if confines {
 			o.Confine = &helper.Confinement{ReadWrite: t.Folders}
 		}

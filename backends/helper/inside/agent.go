@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -17,21 +18,36 @@ var passedOn = []os.Signal{
 
 // agent is the process that the helper is there for.
 type agent struct {
-	pid int
+	pid   int
+	reaps bool // its orphans come to this process
+
+	mu      sync.Mutex
+	stopped []int // what rests, the agent first
+	ending  bool  // it has been sent SIGTERM
+
+	unswept bool // that nothing is swept has been said
 }
 
 // start starts the agent with the helper's own streams and working folder, and
-// passes signals on to it from then on.
-func start(argv, env []string) (*agent, error) {
-	program, err := Find(argv[0], os.Getenv("PATH"))
+// passes signals on to it from then on. With o.Control the agent's input is a
+// pipe, to which the helper's goes on.
+func start(o Options, env []string) (*agent, error) {
+	program, err := Find(o.Argv[0], os.Getenv("PATH"))
 	if err != nil {
 		return nil, err
 	}
 	// A signal that is caught here has its usual effect in the agent.
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, passedOn...)
-	becomeReaper()
-	pid, err := syscall.ForkExec(program, argv, &syscall.ProcAttr{Env: env, Files: []uintptr{0, 1, 2}, Sys: agentAttr()})
+	a := &agent{reaps: becomeReaper()}
+	in, stdin := &input{agent: a}, 0
+	if o.Control {
+		if stdin, in.to, err = newPipe(); err != nil {
+			return nil, fmt.Errorf("make the agent's input: %w", err)
+		}
+		closeToOthers()
+	}
+	a.pid, err = syscall.ForkExec(program, o.Argv, &syscall.ProcAttr{Env: env, Files: []uintptr{uintptr(stdin), 1, 2}, Sys: agentAttr()})
 	if err != nil {
 		code := ExitNotExecutable
 		if errors.Is(err, syscall.ENOENT) { // of a script's interpreter, too
@@ -39,7 +55,10 @@ func start(argv, env []string) (*agent, error) {
 		}
 		return nil, failure{code, fmt.Errorf("start %s: %w", program, err)}
 	}
-	a := &agent{pid: pid}
+	if o.Control {
+		_ = syscall.Close(stdin)
+		go in.carry(os.Stdin)
+	}
 	go a.passOn(signals)
 	return a, nil
 }
@@ -47,7 +66,10 @@ func start(argv, env []string) (*agent, error) {
 // passOn runs until the process ends.
 func (a *agent) passOn(signals <-chan os.Signal) {
 	for s := range signals {
-		_ = syscall.Kill(a.pid, s.(syscall.Signal)) // it may have ended
+		a.awake(func() {
+			a.ending = a.ending || s == syscall.SIGTERM
+			_ = syscall.Kill(a.pid, s.(syscall.Signal)) // it may have ended
+		})
 	}
 }
 

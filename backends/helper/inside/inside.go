@@ -54,6 +54,7 @@ type Options struct {
 	Socket    string   // where the gateway listens; "": no listener
 	ReadWrite []string // where Landlock lets the agent write
 	ReadOnly  []string // where Landlock lets it read, besides the system's files
+	Control   bool     // there are commands in the input
 	Argv      []string // the agent
 }
 
@@ -72,6 +73,9 @@ func (o Options) Args() []string {
 	for _, p := range o.ReadOnly {
 		args = append(args, "-ro", p)
 	}
+	if o.Control {
+		args = append(args, "-control")
+	}
 	return append(append(args, "--"), o.Argv...)
 }
 
@@ -80,6 +84,10 @@ func Parse(args []string) (Options, error) {
 	var o Options
 	for len(args) > 0 && args[0] != "--" {
 		flag := args[0]
+		if flag == "-control" {
+			o.Control, args = true, args[1:]
+			continue
+		}
 		if len(args) < 2 {
 			return o, fmt.Errorf("%s has no value", flag)
 		}
@@ -91,7 +99,7 @@ func Parse(args []string) (Options, error) {
 		case "-ro":
 			o.ReadOnly = append(o.ReadOnly, value)
 		default:
-			return o, fmt.Errorf("unknown option %q: want -socket, -rw, -ro, then -- and the agent's command line", flag)
+			return o, fmt.Errorf("unknown option %q: want -socket, -rw, -ro, -control, then -- and the agent's command line", flag)
 		}
 		args = args[2:]
 	}
@@ -140,7 +148,7 @@ func run(o Options) error {
 			}
 		}
 	}
-	agent, err := start(o.Argv, env)
+	agent, err := start(o, env)
 	if err != nil {
 		return err
 	}

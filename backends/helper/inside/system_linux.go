@@ -30,10 +30,12 @@ func withShortPath(path string, use func(string) error) error {
 // prSetChildSubreaper is PR_SET_CHILD_SUBREAPER of prctl(2).
 const prSetChildSubreaper = 36
 
-// becomeReaper makes this process the parent of its descendants' orphans. A
-// kernel that refuses leaves them to the sandbox's first process.
-func becomeReaper() {
-	_, _, _ = syscall.RawSyscall6(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0, 0, 0, 0)
+// becomeReaper makes this process the parent of its descendants' orphans, and
+// says whether it is. A kernel that refuses leaves them to the sandbox's first
+// process.
+func becomeReaper() bool {
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0, 0, 0, 0)
+	return errno == 0
 }
 
 // agentAttr has the kernel kill the agent where the helper is killed: whoever

@@ -12,7 +12,7 @@ import (
 func withShortPath(path string, use func(string) error) error { return use(path) }
 
 // becomeReaper has no counterpart here.
-func becomeReaper() {}
+func becomeReaper() bool { return false }
 
 func agentAttr() *syscall.SysProcAttr { return nil }
 

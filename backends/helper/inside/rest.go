@@ -1,0 +1,80 @@
+package inside
+
+import (
+	"syscall"
+	"time"
+)
+
+// restTime bounds how long the helper looks whether all has come to rest: what
+// is sent to the agent meanwhile waits.
+const restTime = 50 * time.Millisecond
+
+// The waits between two looks at processes grow.
+const (
+	firstLook = 100 * time.Microsecond
+	lastLook  = 5 * time.Millisecond
+)
+
+// rest stops the agent and all that descends from it, until awake.
+func (a *agent) rest() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.ending && len(a.stopped) == 0 {
+		a.stopped = stopTree(a.pid)
+	}
+}
+
+// awake wakes what rest has stopped, the agent first, and then does what needs
+// an agent that is awake; nil: nothing.
+func (a *agent) awake(then func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, pid := range a.stopped {
+		_ = syscall.Kill(pid, syscall.SIGCONT) // it may have been killed
+	}
+	a.stopped = nil
+	if then != nil {
+		then()
+	}
+}
+
+// stopTree stops root and its descendants, looks again for those that were being
+// started meanwhile, and returns what it has stopped. What others had stopped
+// before is theirs to wake, but for root.
+func stopTree(root int) []int {
+	var stopped []int
+	seen := map[int]bool{}
+	deadline := time.Now().Add(restTime)
+	for wait := firstLook; ; wait = min(2*wait, lastLook) {
+		fresh, moving := false, false
+		for _, pid := range append([]int{root}, descendants(root, 0)...) {
+			state := stateOf(pid)
+			if seen[pid] {
+				moving = moving || state == running
+				continue
+			}
+			seen[pid], fresh = true, true
+			if state == halted && pid != root {
+				continue
+			}
+			if syscall.Kill(pid, syscall.SIGSTOP) == nil {
+				stopped = append(stopped, pid)
+			}
+		}
+		if !fresh && !moving || time.Now().After(deadline) {
+			return stopped
+		}
+		if !fresh {
+			time.Sleep(wait)
+		}
+	}
+}
+
+// state is what a process does.
+type state int
+
+const (
+	running state = iota // or it could
+	halted               // by a signal
+	ended                // or it is being debugged: it does not run by itself
+)
