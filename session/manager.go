@@ -63,7 +63,6 @@ type Options struct {
 type HelperTask struct {
 	Argv    []string // the agent's
 	Socket  string   // the gateway's, as the sandbox finds it
-	Control bool     // it takes commands: see backends.ControlRest
 	Folders []string // that the agent may write to, as the sandbox finds them
 	Control bool     // it obeys commands within standard input: see backends.ControlRest
 }
