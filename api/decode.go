@@ -54,6 +54,35 @@ func decodeSubmission(data []byte) (s session.Submission, async bool, err error)
 	return s, async, nil
 }
 
+// decodeWarm reads the body of POST /session/:sessionId/warm, which may be
+// empty.
+func decodeWarm(data []byte) (agent string, async bool, err error) {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return "", false, nil
+	}
+	if err := checkJSON(data); err != nil {
+		return "", false, err
+	}
+	fields, err := members("the body", data)
+	if err != nil {
+		return "", false, err
+	}
+	for _, f := range fields {
+		switch f.name {
+		case "agent":
+			err = decodeText(f.name, f.value, &agent)
+		case "async":
+			async, err = decodeBool(f.name, f.value)
+		default:
+			err = unknownField(f.name, "field", []string{"agent", "async"})
+		}
+		if err != nil {
+			return "", false, err
+		}
+	}
+	return agent, async, nil
+}
+
 // decodeBudget reads the body of PATCH /session/:sessionId. null is no budget of
 // the session's own.
 func decodeBudget(data []byte) (*float64, error) {

@@ -41,6 +41,7 @@ func (s *Server) table() []route {
 		{http.MethodPatch, "/session/:sessionId", admin, "change", s.changeSession},
 		{http.MethodDelete, "/session/:sessionId", submit, "delete", s.deleteSession},
 		{http.MethodPost, "/session/:sessionId/reset", submit, "reset", s.resetSession},
+		{http.MethodPost, "/session/:sessionId/warm", submit, "warm", s.warmSession},
 		{http.MethodGet, "/session/:sessionId/events", read, "read.events", s.events},
 		{http.MethodPost, "/session/:sessionId/stream-token", read, "stream_token", s.streamToken},
 		{http.MethodGet, streamPath, read, "read.stream", s.stream},

@@ -95,6 +95,31 @@ func (s *Server) resetSession(c *fiber.Ctx) error {
 	return c.JSON(fiber.Map{"sessionId": id, "reset": true})
 }
 
+// warmSession answers POST /session/:sessionId/warm once the session's agent is
+// ready or, where the client does not want to wait, at once.
+func (s *Server) warmSession(c *fiber.Ctx) error {
+	id, err := sessionID(c)
+	if err != nil {
+		return err
+	}
+	data, err := s.readBody(c)
+	if err != nil {
+		return err
+	}
+	agent, async, err := decodeWarm(data)
+	if err != nil {
+		return err
+	}
+	r, err := s.view(c).Warm(s.root, id, agent, !async)
+	if err != nil {
+		return err
+	}
+	if r.State == session.AgentBooting {
+		c.Status(http.StatusAccepted)
+	}
+	return c.JSON(readinessView(r))
+}
+
 // agents answers GET /agents, by name.
 func (s *Server) agents(c *fiber.Ctx) error {
 	profiles := s.view(c).Profiles()

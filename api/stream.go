@@ -43,6 +43,7 @@ func (s *Server) stream(c *fiber.Ctx) error {
 	if err := s.view(c).MayFollow(s.root, id); err != nil {
 		return err
 	}
+	s.view(c).Expect(id)
 	who := callerOf(c)
 	if !websocket.IsWebSocketUpgrade(c) {
 		if acceptsEvents(c) {

@@ -152,6 +152,7 @@ type agentView struct {
 	Egress              []string          `json:"egress,omitempty"`      // what its tools may call, without secrets
 	Timeout             int64             `json:"timeout"`               // milliseconds
 	IdleTimeout         int64             `json:"idleTimeout,omitempty"` // milliseconds
+	KeepWarm            int               `json:"keepWarm,omitempty"`
 	Concurrency         int               `json:"concurrency,omitempty"`
 	Limits              agent.Limits      `json:"limits"`
 
@@ -168,7 +169,7 @@ func viewAgent(name string, p session.Profile, isDefault bool) agentView {
 		MaxSessionBudgetUSD: p.MaxSessionBudgetUSD, MaxDailyBudgetUSD: p.MaxDailyBudgetUSD,
 		Models: p.Models, Network: p.Network,
 		Timeout: p.Timeout.Milliseconds(), IdleTimeout: p.IdleTimeout.Milliseconds(),
-		Concurrency: p.Concurrency, Limits: p.Limits,
+		KeepWarm: p.KeepWarm, Concurrency: p.Concurrency, Limits: p.Limits,
 	}
 	for _, rule := range p.Egress {
 		v.Egress = append(v.Egress, rule.String())
@@ -191,14 +192,41 @@ type backendView struct {
 	Isolation    backends.Isolation    `json:"isolation"`
 	Warning      string                `json:"warning,omitempty"`
 	Notes        []string              `json:"notes,omitempty"` // what works less well than asked for
+	Warm         []poolView            `json:"warm,omitempty"`  // of each agent that keeps some
 	Capabilities backends.Capabilities `json:"capabilities"`
 }
 
+// poolView is how an agent's warm ones stand on a backend.
+type poolView struct {
+	Agent   string     `json:"agent"`
+	Want    int        `json:"want"`
+	Ready   int        `json:"ready"`
+	Booting int        `json:"booting"`
+	Error   string     `json:"error,omitempty"`   // why the last one could not be started
+	RetryAt *time.Time `json:"retryAt,omitempty"` // when the next one is
+}
+
+// readinessView is the answer of POST /session/:sessionId/warm.
+type readinessView struct {
+	SessionID string `json:"sessionId"`
+	Agent     string `json:"agent"`
+	Backend   string `json:"backend,omitempty"` // where it stands ready
+	State     string `json:"state"`
+}
+
 func viewBackend(b session.BackendState) backendView {
-	return backendView{
+	v := backendView{
 		Name: b.Name, Healthy: b.Healthy, Error: b.Error, Version: b.Status.Version, Notes: b.Status.Notes,
 		Isolation: b.Capabilities.Isolation, Warning: b.Capabilities.Warning, Capabilities: b.Capabilities,
 	}
+	for _, p := range b.Pools {
+		pool := poolView{Agent: p.Agent, Want: p.Want, Ready: p.Ready, Booting: p.Booting, Error: p.Error}
+		if !p.RetryAt.IsZero() {
+			pool.RetryAt = &p.RetryAt
+		}
+		v.Warm = append(v.Warm, pool)
+	}
+	return v
 }
 
 // healthView is the answer of GET /health.

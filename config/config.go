@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"time"
 
 	"claude-runner/agent"
@@ -82,7 +83,10 @@ func (s Server) Loopback() bool {
 type Limits struct {
 	Concurrency int `koanf:"concurrency"` // tasks that run at once
 	QueueDepth  int `koanf:"queue_depth"` // tasks that wait, over all sessions
-	Boots       int `koanf:"boots"`       // sandboxes that start at once
+	Boots       int `koanf:"boots"`       // agents that boot at once
+	// Memory bounds what all agents take that wait for a message. 0: only the
+	// host's own memory does.
+	Memory agent.Bytes `koanf:"memory"`
 }
 
 // Events say how long the events of ended tasks are kept.
@@ -153,6 +157,15 @@ type Backend struct {
 	Config any    // what the kind's NewConfig returned, filled in
 }
 
+// idleMemory is half of what this host has; 0 where that is not known.
+func idleMemory() agent.Bytes {
+	h, err := backends.ReadHostMemory()
+	if err != nil {
+		return 0
+	}
+	return agent.Bytes(h.Total / 2 >> 20 << 20) // whole MiB
+}
+
 // defaults returns the configuration that holds where every source is silent,
 // but for backends and agents.
 func defaults() *Config {
@@ -160,7 +173,7 @@ func defaults() *Config {
 		Server:        Server{Listen: "127.0.0.1:3456", BodyLimit: 1 << 20},
 		DataDir:       "./data",
 		SandboxUser:   backends.User{UID: 10001, GID: 10001},
-		Limits:        Limits{Concurrency: 8, QueueDepth: 100, Boots: 2},
+		Limits:        Limits{Concurrency: 8, QueueDepth: 100, Boots: runtime.GOMAXPROCS(0), Memory: idleMemory()},
 		Events:        Events{MaxAge: 30 * 24 * time.Hour, MaxPerSession: 100_000},
 		ModelAPI:      ModelAPI{Upstream: Upstream{BaseURL: "https://api.anthropic.com"}},
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},

@@ -111,6 +111,9 @@ func (v *validator) runner() {
 			v.errorf(path{"limits", limit.key}, "with %d nothing could run: write a number above zero", limit.value)
 		}
 	}
+	if c.Limits.Memory < 0 {
+		v.errorf(path{"limits", "memory"}, "memory can't be below zero: write a size such as 8GiB, or 0 for no bound but the host's own")
+	}
 	v.atLeast(path{"events", "max_age"}, c.Events.MaxAge, time.Minute, "1m or more, such as 720h")
 	if n := c.Events.MaxPerSession; n < 1 {
 		v.errorf(path{"events", "max_per_session"}, "with %d no stream could be read again: write a number above zero", n)

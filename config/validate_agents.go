@@ -53,6 +53,9 @@ func (v *validator) profile(p path, a agent.Profile) {
 	v.atLeast(p.child("timeout"), a.Timeout, 1, "more than 0s, such as 10m")
 	v.atLeast(p.child("stall_timeout"), a.StallTimeout, 1, "more than 0s, such as 2m")
 	v.atLeast(p.child("idle_timeout"), a.IdleTimeout, 0, "0s to end the agent with its turn, or more")
+	if a.KeepWarm < 0 || a.KeepWarm > maxWarm {
+		v.errorf(p.child("keep_warm"), "want 0 to %d agents", maxWarm)
+	}
 	v.limits(p.child("limits"), a.Limits)
 	if key, err := a.Hardening.Check(); err != nil {
 		v.errorf(p.child("hardening").child(key), "%s", err)
@@ -62,6 +65,10 @@ func (v *validator) profile(p path, a agent.Profile) {
 	v.tools(p.child("tools"), a.Tools)
 	v.extraArgs(p.child("extra_args"), a.ExtraArgs)
 }
+
+// maxWarm bounds keep_warm: each of them takes memory, which limits.memory
+// bounds before this does.
+const maxWarm = 1000
 
 func (v *validator) template(p path, dir string) {
 	if dir == "" {

@@ -148,7 +148,9 @@ func (q *admission) first() int {
 // Boots is how many agents boot, and how many wait to.
 type Boots struct{ Booting, Waiting int }
 
-func (q *admission) load() Boots {
+// Boots returns how many agents boot now.
+func (m *Manager) Boots() Boots {
+	q := m.admission
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return Boots{Booting: q.booting, Waiting: len(q.waiting)}

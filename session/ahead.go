@@ -32,42 +32,10 @@ const aheadStay = time.Minute
 // will have, "" the default. With wait it returns when the agent is ready, or
 // can't be started.
 func (v View) Warm(ctx context.Context, sessionID, name string, wait bool) (Readiness, error) {
-	m := v.m
-	s := Submission{SessionID: sessionID, Agent: name, Caller: v.caller, Request: Request{Message: "-"}}
-	if err := s.validate(); err != nil {
+	if err := v.m.limiters.check(v.caller); err != nil {
 		return Readiness{}, err
 	}
-	if err := m.limiters.check(v.caller); err != nil {
-		return Readiness{}, err
-	}
-	upstreams, err := m.opts.ModelAPIs()
-	if err != nil {
-		return Readiness{}, &Error{Code: CodeNoCredentials, Message: err.Error(), Err: err}
-	}
-	l, err := m.enter(ctx, sessionID)
-	if err != nil {
-		return Readiness{}, err
-	}
-	defer m.leave(l)
-	sess, err := m.opts.Store.Session(ctx, sessionID)
-	isNew := errors.Is(err, ErrNotFound)
-	switch {
-	case isNew:
-		sess = Session{ID: sessionID, Owner: v.caller.KeyID}
-	case err != nil:
-		return Readiness{}, storageError("read session", err)
-	case !v.caller.sees(sess.Owner):
-		return Readiness{}, noSession(sessionID)
-	}
-	if err := m.checkBudget(ctx, sess.Owner); err != nil {
-		return Readiness{}, err
-	}
-	r, p, err := m.warm(l, sess, s, isNew, func(profile Profile) *boot {
-		return &boot{
-			m: m, profile: profile, upstreams: upstreams, mask: newMasker(secretValues(upstreams, profile.Profile, nil)),
-			name: "ahead-" + uuid.NewString(), folder: sessionID, session: sessionID, resume: sess.AgentID,
-		}
-	})
+	r, l, p, err := v.warm(ctx, sessionID, name, false)
 	if err != nil || p == nil || !wait {
 		return r, err
 	}
@@ -77,39 +45,107 @@ func (v View) Warm(ctx context.Context, sessionID, name string, wait bool) (Read
 		return r, context.Cause(ctx)
 	}
 	if p.err != nil {
-		return r, p.err
+		_, f := classify(p.err, bootPatience)
+		return r, &Error{Code: f.Code, Message: "the agent could not be booted: " + f.Message, Err: p.err}
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	v.m.mu.Lock()
+	defer v.m.mu.Unlock()
 	return l.readiness(r), nil
 }
 
-// warm is Warm for a session that is held. What it starts is returned.
-func (m *Manager) warm(l *live, sess Session, s Submission, isNew bool, of func(Profile) *boot) (Readiness, *pending, error) {
+// Expect is Warm for a session in which a message is likely to come soon, such
+// as one whose stream was opened: where its agent would stay between two
+// messages, it boots now. It returns at once.
+func (v View) Expect(sessionID string) {
+	m := v.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closing || !v.caller.May(ScopeSubmit) {
+		return
+	}
+	m.tasks.Go(func() {
+		if _, _, _, err := v.warm(m.root, sessionID, "", true); err != nil {
+			m.log.Debug("the agent of a stream's session is not booted ahead", "session", sessionID, "error", err)
+		}
+	})
+}
+
+// warm starts to boot the session's agent, where there is a reason to, and
+// returns what is under way then.
+func (v View) warm(ctx context.Context, sessionID, name string, ifStays bool) (Readiness, *live, *pending, error) {
+	m := v.m
+	fail := func(err error) (Readiness, *live, *pending, error) { return Readiness{}, nil, nil, err }
+	s := Submission{SessionID: sessionID, Agent: name, Caller: v.caller, Request: Request{Message: "to come"}}
+	if err := s.validate(); err != nil {
+		return fail(err)
+	}
+	upstreams, err := m.opts.ModelAPIs()
+	if err != nil {
+		return fail(&Error{Code: CodeNoCredentials, Message: err.Error(), Err: err})
+	}
+	l, err := m.enter(ctx, sessionID)
+	if err != nil {
+		return fail(err)
+	}
+	defer m.leave(l)
+	sess, err := m.opts.Store.Session(ctx, sessionID)
+	isNew := errors.Is(err, ErrNotFound)
+	switch {
+	case isNew:
+		sess = Session{ID: sessionID, Owner: v.caller.KeyID}
+	case err != nil:
+		return fail(storageError("read session", err))
+	case !v.caller.sees(sess.Owner):
+		return fail(noSession(sessionID))
+	}
+	if err := m.checkBudget(ctx, sess.Owner); err != nil {
+		return fail(err)
+	}
+	if err := m.settled(ctx, l); err != nil {
+		return fail(err)
+	}
+
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closing {
-		return Readiness{}, nil, errClosing
+		return fail(errClosing)
 	}
-	name, err := m.chooseAgent(sess, s)
-	if err != nil {
-		return Readiness{}, nil, err
+	if sess.Agent, err = m.chooseAgent(sess, s); err != nil {
+		return fail(err)
 	}
-	r := l.readiness(Readiness{SessionID: sess.ID, Agent: name})
+	profile := m.profiles.ByName[sess.Agent]
+	r := l.readiness(Readiness{SessionID: sess.ID, Agent: sess.Agent})
 	if l.pending != nil || l.current != nil {
-		return r, l.pending, nil
+		return r, l, l.pending, nil
 	}
-	b := of(m.profiles.ByName[name])
-	if p := l.hot; p != nil && p.base == baseKey(b.profile, b.upstreams) && p.conv.Alive() {
-		return r, nil, nil
+	if p := l.hot; p != nil && p.base == baseKey(profile, upstreams) && p.conv.Alive() {
+		return r, l, nil, nil
 	}
-	ctx, cancel := context.WithCancelCause(m.root)
-	started := m.pend(l, func(context.Context) error {
-		defer cancel(nil)
-		return m.bootAhead(ctx, l, b, sess.Owner, isNew)
-	}, cancel)
+	if ifStays && profile.IdleTimeout == 0 && profile.KeepWarm == 0 {
+		return r, l, nil, nil
+	}
+	b := m.newBoot(profile, upstreams)
+	if !isNew {
+		b.name, b.folder, b.session, b.resume = "ahead-"+uuid.NewString(), sess.ID, sess.ID, sess.AgentID
+	}
 	r.State = AgentBooting
-	return r, started, nil
+	return r, l, m.bootAhead(l, b, sess.Owner), nil
+}
+
+// settled waits until a task that has ended has cleared up behind itself.
+func (m *Manager) settled(ctx context.Context, l *live) error {
+	m.mu.Lock()
+	j := l.current
+	m.mu.Unlock()
+	if j == nil || !j.ended() {
+		return nil
+	}
+	select {
+	case <-j.gone:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // readiness fills in how the session's agent stands. Manager.mu is held.
@@ -125,35 +161,37 @@ func (l *live) readiness(r Readiness) Readiness {
 	return r
 }
 
-// bootAhead gives the session an agent that waits for its next message.
-func (m *Manager) bootAhead(ctx context.Context, l *live, b *boot, owner string, isNew bool) error {
-	if p := m.unkeepHot(l); p != nil { // it is of no use any more
-		m.stop(p)
-	}
-	p, err := m.ahead(ctx, b, owner)
-	if err != nil {
-		return err
-	}
-	p.unborn = isNew
-	stay := max(b.profile.IdleTimeout, aheadStay)
-	if ctx.Err() != nil || !m.keepHot(l, p, stay) {
-		m.stop(p)
-		return errClosing
-	}
-	return nil
+// bootAhead gives the session an agent that waits for its next message. m.mu is
+// held.
+func (m *Manager) bootAhead(l *live, b *boot, owner string) *pending {
+	ctx, cancel := context.WithCancelCause(m.root)
+	return m.pend(l, func(context.Context) error {
+		defer cancel(nil)
+		ctx, stop := context.WithTimeoutCause(ctx, bootPatience, errTimedOut)
+		defer stop()
+		if p := m.unkeepHot(l); p != nil { // it is of no use any more
+			m.stop(p)
+		}
+		p, err := m.ahead(ctx, b, owner)
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil || !m.keepHot(l, p, max(b.profile.IdleTimeout, aheadStay)) {
+			m.stop(p)
+			return errClosing
+		}
+		return nil
+	}, cancel)
 }
 
 // ahead returns an agent that has booted: a warm one where the session is new,
 // or another.
 func (m *Manager) ahead(ctx context.Context, b *boot, owner string) (*process, error) {
-	if b.resume == "" {
+	if b.session == "" {
 		base := baseKey(b.profile, b.upstreams)
 		p := m.takeWarm(b.profile.Name, func(p *process) bool { return p.base == base && p.conv.Alive() })
 		if p != nil {
-			if err := m.moveIn(p, b.folder); err == nil {
-				return p, nil
-			}
-			m.stop(p)
+			return p, nil
 		}
 	}
 	leave, err := m.admission.enter(ctx, owner, func(int) {})
@@ -161,13 +199,5 @@ func (m *Manager) ahead(ctx context.Context, b *boot, owner string) (*process, e
 		return nil, err
 	}
 	defer leave()
-	p, err := b.start(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.booted(ctx); err != nil {
-		m.stop(p)
-		return nil, err
-	}
-	return p, nil
+	return b.ahead(ctx)
 }

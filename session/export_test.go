@@ -62,3 +62,29 @@ func (f Folders) DiskUse(ctx context.Context, id string, limit int64) (int64, er
 	defer dir.Close()
 	return diskUse(ctx, dir, limit)
 }
+
+// Admission is who boots, and who waits to.
+type Admission struct{ *admission }
+
+func NewAdmission(limit int) *Admission { return &Admission{newAdmission(limit)} }
+
+func (q Admission) Enter(ctx context.Context, owner string) (func(), error) {
+	return q.enter(ctx, owner, func(int) {})
+}
+func (q Admission) EnterSpare(ctx context.Context) (func(), error) { return q.enterSpare(ctx) }
+func (q Admission) BeginTurn() func()                              { return q.beginTurn() }
+
+func (q Admission) Waiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting)
+}
+
+func (q Admission) Booting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.booting
+}
+
+// PoolsOn is how warm agents stand on a backend.
+func (m *Manager) PoolsOn(backend string) []PoolState { return m.poolsOn(backend) }

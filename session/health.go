@@ -99,6 +99,7 @@ type BackendState struct {
 	Error        string // how to mend it, where it is not healthy
 	Status       backends.Status
 	Capabilities backends.Capabilities
+	Pools        []PoolState // of the agents that keep warm ones there
 }
 
 // Backends asks every backend how it is.
@@ -110,7 +111,7 @@ func (m *Manager) Backends(ctx context.Context) []BackendState {
 		g.Go(func() error {
 			b, _ := m.opts.Backends.Backend(name)
 			status, err := m.health.check(ctx, b)
-			out[i] = BackendState{Name: name, Healthy: err == nil, Status: status, Capabilities: b.Capabilities()}
+			out[i] = BackendState{Name: name, Healthy: err == nil, Status: status, Capabilities: b.Capabilities(), Pools: m.poolsOn(name)}
 			if err != nil {
 				out[i].Error = err.Error()
 			}

@@ -23,8 +23,7 @@ type process struct {
 	base     string // what it was started with; a task of another baseKey can't use it
 	env      string // the envKey of its task's
 	fresh    bool   // it was started ahead of its first task, and has had none
-	folder   string // its folder below sessions
-	unborn   bool   // the folder's session is not in the store
+	folder   string // its folder below sessions: its session's, or one that moveIn gives to a session
 	mask     masker
 	lease    *lease // its way out; nil without a gateway
 	in       *controlledInput
@@ -78,7 +77,7 @@ func (p *process) stderr() string {
 }
 
 // stop lets the agent write down its memory, and ends all that is in its
-// sandbox. The folder of a session that never came to be goes with it.
+// sandbox. A folder that is no session's goes with it.
 func (m *Manager) stop(p *process) {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	if err := p.conv.Close(ctx); err != nil {
@@ -87,11 +86,7 @@ func (m *Manager) stop(p *process) {
 	cancel()
 	m.stopSandbox(p.backend, p.sandbox, stopGrace)
 	m.closeLease(p.lease)
-	if p.unborn {
-		if err := m.discard(p.folder); err != nil {
-			m.log.Warn("the folder of an agent that was never used is left", "folder", p.folder, "error", err)
-		}
-	}
+	m.discardWarm(p.folder)
 }
 
 // stopSandbox ends a sandbox for certain. Where its engine does not let it, it

@@ -33,6 +33,7 @@ type attempt struct {
 	starting    time.Time     // when the task began to wait for proc
 	waited      time.Duration // of that, for others to boot
 	step        int64         // events of proc's turn so far
+	exited      bool          // proc ended in its turn
 }
 
 // cleanUpTimeout bounds what must be done after a task's own context has ended.
@@ -124,7 +125,7 @@ func (a *attempt) turn(ctx context.Context, resume string) (agent.Result, error)
 		return agent.Result{}, err
 	}
 	answer, err := a.give(ctx, resume, heard)
-	if e, ok := errors.AsType[*agent.Error](err); ok && e.Code == agent.CodeAgentExited && a.step == 0 {
+	if a.exited && a.step == 0 {
 		// It had ended while it waited, and nobody had seen it.
 		a.settle(err)
 		return a.coldTurn(ctx, resume)
@@ -210,7 +211,7 @@ func (a *attempt) converse(ctx context.Context, t agent.Turn, begun func()) (age
 	ctx, watched := a.watch(ctx)
 	defer watched()
 	mask := eventMask{masker: a.mask}
-	a.step = 0
+	a.step, a.exited = 0, false
 	defer a.watchRefusals()()
 	answer, err := a.proc.conv.Turn(ctx, t, func(e agent.Event) {
 		begun()
@@ -231,7 +232,7 @@ func (a *attempt) converse(ctx context.Context, t agent.Turn, begun func()) (age
 		return answer, over
 	}
 	if e, ok := errors.AsType[*agent.Error](err); ok && e.Code == agent.CodeAgentExited {
-		err = a.whyExited(e)
+		a.exited, err = true, a.whyExited(e)
 	}
 	return answer, err
 }

@@ -9,12 +9,11 @@ func (a *attempt) take(ctx context.Context, resume string) (*process, error) {
 		return nil, err
 	}
 	if p := a.m.unkeepHot(a.live); p != nil {
-		p.unborn = false // the task is in the store
-		if a.fits(p, resume) {
-			a.temperature = StartHot
-			if p.fresh {
-				a.temperature = StartWarm
-			}
+		a.temperature = StartHot
+		if p.fresh {
+			a.temperature = StartWarm
+		}
+		if a.fits(p, resume) && a.movesIn(p) {
 			return p, nil
 		}
 		a.m.stop(p)
@@ -26,14 +25,25 @@ func (a *attempt) take(ctx context.Context, resume string) (*process, error) {
 	if p == nil {
 		return nil, nil
 	}
-	if err := a.m.moveIn(p, a.job.task.SessionID); err != nil {
-		// The session's folder may be there already, with files for the task.
-		a.m.log.Debug("a warm agent could not move into its session", "session", a.job.task.SessionID, "error", err)
+	if !a.movesIn(p) {
 		a.m.stop(p)
 		return nil, nil
 	}
 	a.temperature = StartWarm
 	return p, nil
+}
+
+// movesIn reports whether the agent is in the session's folder now. It is not
+// where the folder is there already, with files for the task.
+func (a *attempt) movesIn(p *process) bool {
+	if p.folder == a.job.task.SessionID {
+		return true
+	}
+	err := a.m.moveIn(p, a.job.task.SessionID)
+	if err != nil {
+		a.m.log.Debug("a booted agent could not move into its session", "session", a.job.task.SessionID, "error", err)
+	}
+	return err == nil
 }
 
 // fits reports whether the task may go to an agent that waits, and gives it the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,12 +21,12 @@ type pool struct {
 	retryAt  time.Time
 }
 
-// PoolState is how the warm agents of a profile stand.
+// PoolState is how the warm agents of a profile stand on a backend.
 type PoolState struct {
 	Agent   string
-	Want    int // keep_warm
+	Want    int // keep_warm: on all its backends together
 	Ready   int
-	Booting int
+	Booting int       // on any of them
 	Error   string    // why the last one could not be started; "": it could
 	RetryAt time.Time // when the next one is; zero without an Error
 }
@@ -34,28 +35,33 @@ const (
 	warmPrefix = ".warm-" // begins the names of warm agents' folders; no session's id begins like that
 
 	warmCheck      = 5 * time.Second // how often pools are looked at, at least
-	bootPatience   = time.Minute     // for an agent to boot
+	bootPatience   = 5 * time.Minute // for an agent to boot, its image to be pulled
 	firstWarmRetry = time.Second     // after a start that failed
 	lastWarmRetry  = 5 * time.Minute
 )
 
-// Pools returns how the warm agents stand, by agent.
-func (m *Manager) Pools() []PoolState {
+// poolsOn returns how the warm agents stand of the profiles that may run on a
+// backend, by agent.
+func (m *Manager) poolsOn(backend string) []PoolState {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []PoolState
-	for name, p := range m.pools {
-		want := m.profiles.ByName[name].KeepWarm
-		if want == 0 && len(p.ready) == 0 {
+	for _, name := range slices.Sorted(maps.Keys(m.pools)) {
+		p, profile := m.pools[name], m.profiles.ByName[name]
+		if profile.KeepWarm == 0 || !slices.Contains(profile.Backend, backend) {
 			continue
 		}
-		s := PoolState{Agent: name, Want: want, Ready: len(p.ready), Booting: p.booting}
+		s := PoolState{Agent: name, Want: profile.KeepWarm, Booting: p.booting}
+		for _, w := range p.ready {
+			if w.backend == backend {
+				s.Ready++
+			}
+		}
 		if p.err != nil {
 			s.Error, s.RetryAt = p.err.Error(), p.retryAt
 		}
 		out = append(out, s)
 	}
-	slices.SortFunc(out, func(a, b PoolState) int { return strings.Compare(a.Agent, b.Agent) })
 	return out
 }
 
@@ -179,21 +185,40 @@ func (m *Manager) startWarm(profile Profile, upstreams []agent.ModelAPI) (*proce
 		return nil, err
 	}
 	defer leave()
+	return m.newBoot(profile, upstreams).ahead(ctx)
+}
+
+// newBoot is the start of an agent for a session that is not there yet.
+func (m *Manager) newBoot(profile Profile, upstreams []agent.ModelAPI) *boot {
 	id := strings.ToLower(rand.Text()[:13])
-	b := &boot{
+	return &boot{
 		m: m, profile: profile, upstreams: upstreams, mask: newMasker(secretValues(upstreams, profile.Profile, nil)),
 		name: "warm-" + id, folder: warmPrefix + id,
 	}
+}
+
+// ahead starts the agent and waits until it has booted.
+func (b *boot) ahead(ctx context.Context) (*process, error) {
 	p, err := b.start(ctx)
 	if err != nil {
+		b.m.discardWarm(b.folder)
 		return nil, err
 	}
-	p.unborn = true
 	if err := p.booted(ctx); err != nil {
-		m.stop(p)
+		b.m.stop(p)
 		return nil, err
 	}
 	return p, nil
+}
+
+// discardWarm takes a folder away that is no session's.
+func (m *Manager) discardWarm(folder string) {
+	if !strings.HasPrefix(folder, warmPrefix) {
+		return
+	}
+	if err := m.discard(folder); err != nil {
+		m.log.Warn("the folder of an agent that was never used is left", "folder", folder, "error", err)
+	}
 }
 
 // booted waits until the agent needs nothing more but a message.
@@ -245,7 +270,7 @@ func (m *Manager) moveIn(p *process, sessionID string) error {
 	if err := m.folders.rename(p.folder, sessionID, !b.Capabilities().MountsAtTarget); err != nil {
 		return err
 	}
-	p.folder, p.unborn = sessionID, false
+	p.folder = sessionID
 	at := m.folders.mounts(sessionID)
 	p.launch.Workspace.Host, p.launch.Home.Host, p.launch.Run.Host = at.workspace.Source, at.home.Source, at.run.Source
 	if p.lease != nil {

@@ -95,7 +95,7 @@ func openApp(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *app,
 		Driver: claude.New(claude.Options{}), Profiles: profiles, ModelAPIs: modelAPIs(cfg),
 		User: cfg.SandboxUser, Log: log, Observers: observers,
 		EventAge: cfg.Events.MaxAge, EventsPerSession: cfg.Events.MaxPerSession,
-		Concurrency: cfg.Limits.Concurrency, QueueDepth: cfg.Limits.QueueDepth, Boots: cfg.Limits.Boots,
+		Concurrency: cfg.Limits.Concurrency, QueueDepth: cfg.Limits.QueueDepth, Boots: cfg.Limits.Boots, Memory: int64(cfg.Limits.Memory),
 		PrivateWebhooks: cfg.Webhooks.AllowPrivate,
 	})
 	if err != nil {

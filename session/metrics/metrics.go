@@ -24,6 +24,7 @@ type Metrics struct {
 	durations *prometheus.HistogramVec
 	waits     *prometheus.HistogramVec
 	starts    *prometheus.HistogramVec
+	boots     *prometheus.HistogramVec
 	events    *prometheus.CounterVec
 	cost      *prometheus.CounterVec
 	tokens    *prometheus.CounterVec
@@ -55,8 +56,10 @@ func New(version string) *Metrics {
 		waits: histogram("claude_runner_queue_wait_seconds",
 			"From a task's submission to its start.", waitBuckets, "agent"),
 		starts: histogram("claude_runner_start_duration_seconds",
-			"From a task's start to its agent's first event: of a new agent (cold), of one that was kept (hot), or of one that an earlier process had started (recovered).",
+			"From a task's start to its agent's first event: of a new agent (cold), of one that had booted ahead (warm), of one that was kept (hot), or of one that an earlier process had started (recovered).",
 			startBuckets, "backend", "temperature"),
+		boots: histogram("claude_runner_boot_wait_seconds",
+			"How long tasks with a new agent waited for others to boot (limits.boots).", waitBuckets, "agent"),
 		events: counter("claude_runner_events_total",
 			"Events of sessions.", "type"),
 		cost: counter("claude_runner_cost_dollars_total",
@@ -70,7 +73,7 @@ func New(version string) *Metrics {
 	})
 	info.Set(1)
 	m.registry.MustRegister(
-		m.refused, m.tasks, m.durations, m.waits, m.starts, m.events, m.cost, m.tokens, info,
+		m.refused, m.tasks, m.durations, m.waits, m.starts, m.boots, m.events, m.cost, m.tokens, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m

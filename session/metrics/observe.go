@@ -19,6 +19,9 @@ func (m *Metrics) AgentStarting(session.Task) {}
 // AgentStarted measures the agent's start.
 func (m *Metrics) AgentStarted(t session.Task, s session.Start) {
 	m.starts.WithLabelValues(t.Backend, string(s.Temperature)).Observe(s.Took.Seconds())
+	if s.Temperature == session.StartCold {
+		m.boots.WithLabelValues(t.Agent).Observe(s.Waited.Seconds())
+	}
 }
 
 // Event counts an event.

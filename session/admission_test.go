@@ -1,0 +1,106 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"claude-runner/session"
+)
+
+// queueOf is an admission with one place, which is taken, and the order in which
+// others were let in.
+type queueOf struct {
+	*session.Admission
+	t     testing.TB
+	order chan string
+	leave map[string]chan struct{}
+}
+
+func (q *queueOf) enter(name, owner string, spare bool) {
+	q.t.Helper()
+	leave := make(chan struct{})
+	q.leave[name] = leave
+	before := q.Waiting()
+	go func() {
+		enter := func() (func(), error) { return q.Enter(context.Background(), owner) }
+		if spare {
+			enter = func() (func(), error) { return q.EnterSpare(context.Background()) }
+		}
+		out, err := enter()
+		if err != nil {
+			q.t.Error(err)
+			return
+		}
+		q.order <- name
+		<-leave
+		out()
+	}()
+	eventually(q.t, name+" waits", func() bool { return q.Waiting() == before+1 })
+}
+
+func (q *queueOf) next() string {
+	name := <-q.order
+	close(q.leave[name])
+	return name
+}
+
+func TestAdmissionIsFair(t *testing.T) {
+	q := &queueOf{session.NewAdmission(2), t, make(chan string), map[string]chan struct{}{}}
+	first, err := q.Enter(t.Context(), "greedy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := q.Enter(t.Context(), "greedy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	turn := q.BeginTurn()
+	q.enter("spare", "", true)
+	for _, name := range []string{"g1", "g2", "g3"} {
+		q.enter(name, "greedy", false)
+	}
+	q.enter("m1", "modest", false)
+	q.enter("m2", "modest", false)
+	first() // greedy has one place, modest none
+	var order []string
+	for range 5 {
+		order = append(order, q.next())
+	}
+	// Each that leaves makes way for the owner with fewer; the first three show it.
+	if want := []string{"m1", "m2", "g1", "g2", "g3"}; !slices.Equal(order, want) {
+		t.Errorf("the order is %v, want %v", order, want)
+	}
+	second()
+	eventually(t, "all but the spare one have booted", func() bool { return q.Booting() == 0 })
+	if n := q.Waiting(); n != 1 {
+		t.Errorf("%d wait, want the spare one, while a task waits for its agent", n)
+	}
+	turn()
+	if got := q.next(); got != "spare" {
+		t.Errorf("%s comes last", got)
+	}
+}
+
+func TestAdmissionOfWhoLeaves(t *testing.T) {
+	q := session.NewAdmission(1)
+	leave, err := q.Enter(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := errors.New("gone")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(gone)
+	if _, err := q.Enter(ctx, ""); !errors.Is(err, gone) || q.Waiting() != 0 {
+		t.Errorf("%v; %d wait", err, q.Waiting())
+	}
+	leave()
+	if leave, err = q.Enter(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	if q.Booting() != 0 {
+		t.Error("somebody boots still")
+	}
+}
