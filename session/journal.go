@@ -22,7 +22,7 @@ type entry struct {
 }
 
 // Append hands an event to the writer. It waits while too much waits to be
-// stored.
+// stored, and not until the event is.
 func (l *EventLog) Append(sessionID string, e Event) error {
 	return l.enqueue(&entry{sessionID: sessionID, events: []Event{e}})
 }
@@ -49,11 +49,28 @@ func (l *EventLog) enqueue(e *entry) error {
 		return ErrLogClosed
 	}
 	l.pending = append(l.pending, e)
+	switch {
+	case e.done != nil:
+		l.rouse()
+	case !l.due:
+		l.due = true
+		l.lazy.Reset(lazyTime)
+	}
+	return nil
+}
+
+// rouse lets the writer write.
+func (l *EventLog) rouse() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
-	return nil
+}
+
+// Later is Write for a change that nobody need wait for: it is stored soon, and
+// before what is handed over after it.
+func (l *EventLog) Later(sessionID string, c Change, events ...Event) error {
+	return l.enqueue(&entry{sessionID: sessionID, change: c, events: events})
 }
 
 // errBusy is returned for what is not worth waiting for.
@@ -94,6 +111,7 @@ func (l *EventLog) write() {
 		l.mu.Lock()
 		batch := slices.Concat(unwritten, l.pending)
 		l.pending = nil
+		l.due = false
 		closed := l.closed
 		l.room.Broadcast()
 		l.mu.Unlock()
@@ -202,6 +220,7 @@ func (l *EventLog) publish(batch []*entry, changes []Change) {
 	moved := map[*stream]bool{}
 	for _, c := range changes {
 		for _, r := range c.Events {
+			l.remember(r.SessionID, r.Seq)
 			s, ok := l.streams[r.SessionID]
 			if !ok {
 				continue

@@ -18,9 +18,7 @@ func (s *Store) appendEvents(ctx context.Context, tx *sql.Tx, events []session.R
 		return nil
 	}
 	last := events[len(events)-1]
-	setLastSeq := tx.StmtContext(ctx, s.setLastSeq)
-	defer setLastSeq.Close()
-	res, err := setLastSeq.ExecContext(ctx, last.Seq, last.SessionID)
+	res, err := exec(ctx, tx, s.setLastSeq, last.Seq, last.SessionID)
 	if err != nil {
 		return fmt.Errorf("write the last event's number: %w", err)
 	}
@@ -61,7 +59,7 @@ func (s *Store) Events(ctx context.Context, sessionID string, after int64, limit
 // LastSeq returns the highest number that an event of the session ever had.
 func (s *Store) LastSeq(ctx context.Context, sessionID string) (int64, error) {
 	var seq int64
-	err := s.read.QueryRowContext(ctx, `SELECT last_seq FROM sessions WHERE id = ?`, sessionID).Scan(&seq)
+	err := s.readLastSeq.QueryRowContext(ctx, sessionID).Scan(&seq)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
 	}
