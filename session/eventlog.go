@@ -24,7 +24,6 @@ type EventLog struct {
 	streams map[string]*stream
 	numbers map[string]int64 // last numbers that were stored, of sessions that were written of late
 	pending []*entry
-	due     bool          // wake is going to have a token: somebody waits, or lazy runs
 	lazy    *time.Timer   // wakes the writer for entries that nobody waits for
 	trouble error         // why the last try to write failed
 	room    *sync.Cond    // pending has become shorter
@@ -40,9 +39,15 @@ const (
 	pageLength = 256  // events read from the store at once
 	maxNumbers = 4096 // sessions of EventLog.numbers
 
-	// lazyTime is how long an event may wait for a change to be stored with, of
-	// which every task has some: a transaction costs more than what is in it.
-	lazyTime = 2 * time.Millisecond
+	// lazyTime is how long an event may lie until one of its session comes that
+	// somebody waits for. To be stored with that, it costs next to nothing.
+	lazyTime = 5 * time.Millisecond
+
+	// Where a crowd waited for the last transaction, the next one is begun
+	// crowdTime later, for more to come: a transaction costs more than most of what
+	// is in it.
+	crowd     = 4
+	crowdTime = time.Millisecond
 )
 
 // stream is what is in memory of one session that is being read.

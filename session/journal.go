@@ -19,6 +19,7 @@ type entry struct {
 	// tried until it is written.
 	refusable bool
 	done      chan error // nil where nobody waits
+	at        time.Time  // when it was handed over
 }
 
 // Append hands an event to the writer. It waits while too much waits to be
@@ -48,15 +49,44 @@ func (l *EventLog) enqueue(e *entry) error {
 	if l.closed {
 		return ErrLogClosed
 	}
+	e.at = time.Now()
 	l.pending = append(l.pending, e)
 	switch {
 	case e.done != nil:
 		l.rouse()
-	case !l.due:
-		l.due = true
+	case len(l.pending) == 1:
 		l.lazy.Reset(lazyTime)
 	}
 	return nil
+}
+
+// take returns what is to be written now: all of the sessions for which somebody
+// waits, and what has lain long enough. l.mu is held.
+func (l *EventLog) take() []*entry {
+	if l.closed || len(l.pending) >= maxPending/2 {
+		all := l.pending
+		l.pending = nil
+		return all
+	}
+	waited := map[string]bool{}
+	for _, e := range l.pending {
+		if e.done != nil {
+			waited[e.sessionID] = true
+		}
+	}
+	now := time.Now()
+	var due, rest []*entry
+	for _, e := range l.pending { // in order of time
+		if waited[e.sessionID] || now.Sub(e.at) >= lazyTime {
+			due = append(due, e)
+		} else {
+			rest = append(rest, e)
+		}
+	}
+	if l.pending = rest; len(rest) > 0 {
+		l.lazy.Reset(lazyTime - now.Sub(rest[0].at))
+	}
+	return due
 }
 
 // rouse lets the writer write.
@@ -109,9 +139,7 @@ func (l *EventLog) write() {
 	retry := firstRetry
 	for {
 		l.mu.Lock()
-		batch := slices.Concat(unwritten, l.pending)
-		l.pending = nil
-		l.due = false
+		batch := slices.Concat(unwritten, l.take())
 		closed := l.closed
 		l.room.Broadcast()
 		l.mu.Unlock()
@@ -128,6 +156,12 @@ func (l *EventLog) write() {
 		case err == nil:
 			retry = firstRetry
 			<-l.wake
+			if crowded(batch) {
+				select {
+				case <-time.After(crowdTime):
+				case <-l.closing:
+				}
+			}
 		default:
 			l.log.Error("the database can't be written; trying again", "waiting", len(unwritten), "error", err)
 			select {
@@ -137,6 +171,17 @@ func (l *EventLog) write() {
 			retry = min(2*retry, lastRetry)
 		}
 	}
+}
+
+// crowded reports whether many waited for a batch.
+func crowded(batch []*entry) bool {
+	n := 0
+	for _, e := range batch {
+		if e.done != nil {
+			n++
+		}
+	}
+	return n >= crowd
 }
 
 // writeBatch writes a batch, and returns what is to be tried again, with the

@@ -74,6 +74,7 @@ type Manager struct {
 	health  *health
 	boots   *semaphore.Weighted
 
+	masks    masks
 	keys     *Keyring
 	limiters limiters
 

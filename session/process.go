@@ -33,6 +33,7 @@ type process struct {
 	mask    masker
 	lease   *lease // its way out; nil without a gateway
 	output  *meteredOutput
+	looked  time.Time // when its session's disk was last looked at; for the task that has it
 }
 
 // Labels of a sandbox, beside those that every backend sets.

@@ -15,6 +15,7 @@ type live struct {
 	users   int           // submits, operations and jobs that hold this entry
 	current *job          // starting, running, or clearing up
 	hot     *process      // an agent that waits for the session's next message
+	known   known
 }
 
 // job is a task on its way from submission to its end.

@@ -94,7 +94,7 @@ func (a *attempt) load(ctx context.Context) error {
 	}
 	a.profile = profile
 	var err error
-	if a.session, err = a.m.opts.Store.Session(ctx, task.SessionID); err != nil {
+	if a.session, err = a.m.storedSession(ctx, a.live); err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -103,7 +103,7 @@ func (a *attempt) load(ctx context.Context) error {
 	if a.upstreams, err = a.m.opts.ModelAPIs(); err != nil {
 		return &Error{Code: CodeNoCredentials, Message: err.Error(), Err: err}
 	}
-	a.mask = newMasker(secretValues(a.upstreams, profile.Profile, task.Request.Env))
+	a.mask = a.m.masks.of(secretValues(a.upstreams, profile.Profile, task.Request.Env))
 	return nil
 }
 
@@ -351,9 +351,9 @@ func (m *Manager) end(j *job, state TaskState, r Result, agentID string, turns i
 	t.State, t.Result, t.EndedAt = state, r, later(m.opts.Now(), t.CreatedAt, t.StartedAt)
 	delivery := m.delivery(t)
 	t.Request.Env, t.Request.Webhook = nil, nil
-	end := Change{End: &Ending{Task: t, AgentID: agentID, Turns: turns, Delivery: delivery}}
+	end := Ending{Task: t, AgentID: agentID, Turns: turns, Delivery: delivery}
 	event := endEvent(t)
-	err := m.events.Write(t.SessionID, end, false, event)
+	err := m.events.Write(t.SessionID, Change{End: &end}, false, event)
 	if err != nil {
 		m.log.Error("task's end could not be written", "task", t.ID, "state", t.State, "error", err)
 		return // the next Open finds it without an end
@@ -364,6 +364,7 @@ func (m *Manager) end(j *job, state TaskState, r Result, agentID string, turns i
 	m.mu.Lock()
 	j.task = t
 	delete(m.jobs, t.ID)
+	m.noteEnd(end)
 	m.mu.Unlock()
 	m.tell(func(o Observer) {
 		o.Event(t, event)

@@ -16,8 +16,9 @@ func (s *Store) Apply(ctx context.Context, changes []session.Change) error {
 		// A statement here waits for nobody, and one that could be cancelled costs a
 		// goroutine.
 		ctx := context.WithoutCancel(ctx)
+		b := newBatch(changes)
 		for i, c := range changes {
-			err := s.apply(ctx, tx, c)
+			err := s.apply(ctx, tx, b, i, c)
 			if errors.Is(err, session.ErrEnded) || errors.Is(err, session.ErrKeyTaken) {
 				return &session.ChangeError{Index: i, Err: err}
 			}
@@ -29,14 +30,38 @@ func (s *Store) Apply(ctx context.Context, changes []session.Change) error {
 	})
 }
 
-func (s *Store) apply(ctx context.Context, tx *sql.Tx, c session.Change) error {
+// batch is what is known of changes that are written together: of what several
+// of them write to one row, the last is enough.
+type batch struct {
+	updates map[string]int   // the last change of each task's row, by its id
+	seqs    map[string]int64 // the last event's number of each session
+	there   map[string]bool  // whether a session is, once its seq is written
+}
+
+func newBatch(changes []session.Change) batch {
+	b := batch{updates: map[string]int{}, seqs: map[string]int64{}, there: map[string]bool{}}
+	for i, c := range changes {
+		if c.Update != nil {
+			b.updates[c.Update.ID] = i
+		}
+		if c.End != nil {
+			b.updates[c.End.Task.ID] = i
+		}
+		if n := len(c.Events); n > 0 {
+			b.seqs[c.Events[n-1].SessionID] = c.Events[n-1].Seq
+		}
+	}
+	return b
+}
+
+func (s *Store) apply(ctx context.Context, tx *sql.Tx, b batch, i int, c session.Change) error {
 	if c.Create != nil {
 		if err := s.create(ctx, tx, *c.Create); err != nil {
 			return err
 		}
 	}
 	if c.Update != nil {
-		if err := s.update(ctx, tx, c.Update); err != nil {
+		if err := s.update(ctx, tx, c.Update, b.updates[c.Update.ID] == i); err != nil {
 			return err
 		}
 	}
@@ -55,7 +80,7 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, c session.Change) error {
 			return err
 		}
 	}
-	return s.appendEvents(ctx, tx, c.Events)
+	return s.appendEvents(ctx, tx, b, c.Events)
 }
 
 func (s *Store) create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
@@ -86,10 +111,14 @@ func (s *Store) create(ctx context.Context, tx *sql.Tx, c session.Creation) erro
 	return nil
 }
 
-func (s *Store) update(ctx context.Context, tx *sql.Tx, t *session.Task) error {
-	res, err := exec(ctx, tx, s.updateTask, t.State, t.Backend, nanos(t.StartedAt), t.TurnFrom, t.ID)
-	if err := changedOne(res, err); err != nil {
-		return err
+// update writes a task's state, unless it is not the last one of its batch:
+// then that one says, too, whether the task has ended.
+func (s *Store) update(ctx context.Context, tx *sql.Tx, t *session.Task, last bool) error {
+	if last {
+		res, err := exec(ctx, tx, s.updateTask, t.State, t.Backend, nanos(t.StartedAt), t.TurnFrom, t.ID)
+		if err := changedOne(res, err); err != nil {
+			return err
+		}
 	}
 	if t.State != session.TaskStarting {
 		return nil

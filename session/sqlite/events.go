@@ -13,17 +13,24 @@ import (
 
 // appendEvents writes events of one session. Those of a session that is gone
 // are dropped.
-func (s *Store) appendEvents(ctx context.Context, tx *sql.Tx, events []session.Record) error {
+func (s *Store) appendEvents(ctx context.Context, tx *sql.Tx, b batch, events []session.Record) error {
 	if len(events) == 0 {
 		return nil
 	}
-	last := events[len(events)-1]
-	res, err := exec(ctx, tx, s.setLastSeq, last.Seq, last.SessionID)
-	if err != nil {
-		return fmt.Errorf("write the last event's number: %w", err)
+	id := events[0].SessionID
+	if _, ok := b.there[id]; !ok {
+		res, err := exec(ctx, tx, s.setLastSeq, b.seqs[id], id)
+		if err != nil {
+			return fmt.Errorf("write the last event's number: %w", err)
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return err
+		}
+		b.there[id] = n == 1
 	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return err
+	if !b.there[id] {
+		return nil
 	}
 	insert := tx.StmtContext(ctx, s.insertEvent)
 	defer insert.Close()

@@ -85,6 +85,7 @@ func dsn(path, transactions string) string {
 	u := url.URL{Scheme: "file", Opaque: url.PathEscape(path)}
 	q := url.Values{"_txlock": {transactions}, "_pragma": {
 		"busy_timeout(3000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)",
+		"wal_autocheckpoint(4000)", // pages, which is 16 MB: of a page that is written often, once is enough
 	}}
 	u.RawQuery = q.Encode()
 	return u.String()
