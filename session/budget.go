@@ -19,6 +19,7 @@ func (m *Manager) SetBudget(ctx context.Context, sessionID string, usd *float64)
 		return State{}, &Error{Code: CodeInvalid, Field: "budgetUsd", Message: "budgetUsd: want dollars, 0 or more, or null for what the agent's profile says"}
 	}
 	err := m.opts.Store.SetBudget(ctx, sessionID, usd)
+	m.forgetSession(sessionID)
 	if errors.Is(err, ErrNotFound) {
 		return State{}, noSession(sessionID)
 	}

@@ -81,7 +81,9 @@ func (v View) Reset(ctx context.Context, sessionID string) error {
 		if err := m.discard(sessionID); err != nil {
 			return &Error{Code: CodeStorage, Message: "reset session: its folder could not be removed; the log says more", Err: err}
 		}
-		if err := m.opts.Store.ResetSession(ctx, sessionID, m.opts.Now()); err != nil {
+		err := m.opts.Store.ResetSession(ctx, sessionID, m.opts.Now())
+		m.forgetSession(sessionID)
+		if err != nil {
 			return storageError("reset session", err)
 		}
 		return nil
@@ -99,7 +101,9 @@ func (v View) Delete(ctx context.Context, sessionID string) error {
 	m := v.m
 	return v.alone(ctx, sessionID, func() error {
 		m.events.Drop(sessionID)
-		if err := m.opts.Store.DeleteSession(ctx, sessionID); err != nil {
+		err := m.opts.Store.DeleteSession(ctx, sessionID)
+		m.forgetSession(sessionID)
+		if err != nil {
 			return storageError("delete session", err)
 		}
 		m.events.Drop(sessionID) // who came meanwhile saw this session, and must not see the next of its name

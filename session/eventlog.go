@@ -22,7 +22,9 @@ type EventLog struct {
 
 	mu      sync.Mutex
 	streams map[string]*stream
+	numbers map[string]int64 // last numbers that were stored, of sessions that were written of late
 	pending []*entry
+	lazy    *time.Timer   // wakes the writer for entries that nobody waits for
 	trouble error         // why the last try to write failed
 	room    *sync.Cond    // pending has become shorter
 	wake    chan struct{} // holds a token when pending is not empty
@@ -35,6 +37,17 @@ const (
 	maxPending = 4096 // entries that wait to be stored before Append waits
 	tailLength = 512  // stored events of a session kept in memory for its readers
 	pageLength = 256  // events read from the store at once
+	maxNumbers = 4096 // sessions of EventLog.numbers
+
+	// lazyTime is how long an event may lie until one of its session comes that
+	// somebody waits for. To be stored with that, it costs next to nothing.
+	lazyTime = 5 * time.Millisecond
+
+	// Where a crowd waited for the last transaction, the next one is begun
+	// crowdTime later, for more to come: a transaction costs more than most of what
+	// is in it.
+	crowd     = 4
+	crowdTime = time.Millisecond
 )
 
 // stream is what is in memory of one session that is being read.
@@ -53,11 +66,14 @@ func openEventLog(store Store, log *slog.Logger, now func() time.Time) *EventLog
 	l := &EventLog{
 		store: store, log: log, now: now,
 		streams: map[string]*stream{},
+		numbers: map[string]int64{},
 		wake:    make(chan struct{}, 1),
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
 	}
 	l.room = sync.NewCond(&l.mu)
+	l.lazy = time.AfterFunc(time.Hour, l.rouse)
+	l.lazy.Stop()
 	go l.write()
 	return l
 }
@@ -77,6 +93,7 @@ func (e *GapError) Error() string {
 func (l *EventLog) Drop(sessionID string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	delete(l.numbers, sessionID)
 	if s, ok := l.streams[sessionID]; ok {
 		s.dropped = true
 		close(s.moved)
@@ -91,10 +108,8 @@ func (l *EventLog) Close() error {
 		l.closed = true
 		close(l.closing)
 		l.room.Broadcast()
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
+		l.lazy.Stop()
+		l.rouse()
 	}
 	l.mu.Unlock()
 	<-l.done
@@ -110,16 +125,36 @@ func (l *EventLog) Close() error {
 // lastSeq returns the number of the session's last event.
 func (l *EventLog) lastSeq(sessionID string) (int64, error) {
 	l.mu.Lock()
-	s, ok := l.streams[sessionID]
-	known := ok && s.last != unknown
-	if known {
+	if s, ok := l.streams[sessionID]; ok && s.last != unknown {
 		defer l.mu.Unlock()
 		return s.last, nil
 	}
+	if last, ok := l.numbers[sessionID]; ok && last != unknown {
+		defer l.mu.Unlock()
+		return last, nil
+	}
+	if len(l.numbers) >= maxNumbers {
+		clear(l.numbers)
+	}
+	l.numbers[sessionID] = unknown // Drop takes it out while the store is asked
 	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
 	defer cancel()
-	return l.store.LastSeq(ctx, sessionID)
+	last, err := l.store.LastSeq(ctx, sessionID)
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.remember(sessionID, last)
+	}
+	return last, err
+}
+
+// remember keeps the number of the session's last event, unless the session was
+// dropped since the store was asked for it. l.mu is held.
+func (l *EventLog) remember(sessionID string, last int64) {
+	if _, ok := l.numbers[sessionID]; ok {
+		l.numbers[sessionID] = last
+	}
 }
 
 // Cursor reads a session's events in order. It is for one goroutine.

@@ -115,6 +115,9 @@ const (
 
 // totals asks what the task's model calls came to, once none is under way.
 func (a *attempt) totals() (agent.Totals, error) {
+	if t := a.counted; t != nil && t.Active == 0 {
+		return *t, nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), meterTimeout)
 	defer cancel()
 	for {
@@ -198,6 +201,10 @@ func (m *Manager) closeLeases(ctx context.Context, keep map[string]Task) error {
 	return nil
 }
 
+// refusalsAfter is how long a turn takes before it is asked what its sandbox is
+// refused: in most there is nothing, and a shorter one is told all at its end.
+const refusalsAfter = 100 * time.Millisecond
+
 // watchRefusals tells what the task's sandbox is refused, until the returned
 // function is called. It is called once the turn is over, and tells the last.
 func (a *attempt) watchRefusals() (stop func()) {
@@ -208,6 +215,11 @@ func (a *attempt) watchRefusals() (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		select {
+		case <-time.After(refusalsAfter):
+		case <-ctx.Done():
+			return
+		}
 		for {
 			if err := a.tellRefusals(ctx); err != nil {
 				if ctx.Err() == nil {
@@ -222,7 +234,12 @@ func (a *attempt) watchRefusals() (stop func()) {
 		<-done
 		ctx, cancel := context.WithTimeout(context.Background(), meterTimeout)
 		defer cancel()
-		if t, err := a.m.opts.Gateway.Totals(ctx, a.job.task.ID); err == nil && t.Refused > a.refusals {
+		t, err := a.m.opts.Gateway.Totals(ctx, a.job.task.ID)
+		if err != nil {
+			return
+		}
+		a.counted = &t
+		if t.Refused > a.refusals {
 			_ = a.tellRefusals(ctx) // without it, the stream lacks what the gateway's log has
 		}
 	}

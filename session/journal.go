@@ -19,10 +19,11 @@ type entry struct {
 	// tried until it is written.
 	refusable bool
 	done      chan error // nil where nobody waits
+	at        time.Time  // when it was handed over
 }
 
 // Append hands an event to the writer. It waits while too much waits to be
-// stored.
+// stored, and not until the event is.
 func (l *EventLog) Append(sessionID string, e Event) error {
 	return l.enqueue(&entry{sessionID: sessionID, events: []Event{e}})
 }
@@ -48,12 +49,58 @@ func (l *EventLog) enqueue(e *entry) error {
 	if l.closed {
 		return ErrLogClosed
 	}
+	e.at = time.Now()
 	l.pending = append(l.pending, e)
+	switch {
+	case e.done != nil:
+		l.rouse()
+	case len(l.pending) == 1:
+		l.lazy.Reset(lazyTime)
+	}
+	return nil
+}
+
+// take returns what is to be written now: all of the sessions for which somebody
+// waits, and what has lain long enough. l.mu is held.
+func (l *EventLog) take() []*entry {
+	if l.closed || len(l.pending) >= maxPending/2 {
+		all := l.pending
+		l.pending = nil
+		return all
+	}
+	waited := map[string]bool{}
+	for _, e := range l.pending {
+		if e.done != nil {
+			waited[e.sessionID] = true
+		}
+	}
+	now := time.Now()
+	var due, rest []*entry
+	for _, e := range l.pending { // in order of time
+		if waited[e.sessionID] || now.Sub(e.at) >= lazyTime {
+			due = append(due, e)
+		} else {
+			rest = append(rest, e)
+		}
+	}
+	if l.pending = rest; len(rest) > 0 {
+		l.lazy.Reset(lazyTime - now.Sub(rest[0].at))
+	}
+	return due
+}
+
+// rouse lets the writer write.
+func (l *EventLog) rouse() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
-	return nil
+}
+
+// Later is Write for a change that nobody need wait for: it is stored soon, and
+// before what is handed over after it.
+func (l *EventLog) Later(sessionID string, c Change, events ...Event) error {
+	return l.enqueue(&entry{sessionID: sessionID, change: c, events: events})
 }
 
 // errBusy is returned for what is not worth waiting for.
@@ -92,8 +139,7 @@ func (l *EventLog) write() {
 	retry := firstRetry
 	for {
 		l.mu.Lock()
-		batch := slices.Concat(unwritten, l.pending)
-		l.pending = nil
+		batch := slices.Concat(unwritten, l.take())
 		closed := l.closed
 		l.room.Broadcast()
 		l.mu.Unlock()
@@ -110,6 +156,12 @@ func (l *EventLog) write() {
 		case err == nil:
 			retry = firstRetry
 			<-l.wake
+			if crowded(batch) {
+				select {
+				case <-time.After(crowdTime):
+				case <-l.closing:
+				}
+			}
 		default:
 			l.log.Error("the database can't be written; trying again", "waiting", len(unwritten), "error", err)
 			select {
@@ -119,6 +171,17 @@ func (l *EventLog) write() {
 			retry = min(2*retry, lastRetry)
 		}
 	}
+}
+
+// crowded reports whether many waited for a batch.
+func crowded(batch []*entry) bool {
+	n := 0
+	for _, e := range batch {
+		if e.done != nil {
+			n++
+		}
+	}
+	return n >= crowd
 }
 
 // writeBatch writes a batch, and returns what is to be tried again, with the
@@ -202,6 +265,7 @@ func (l *EventLog) publish(batch []*entry, changes []Change) {
 	moved := map[*stream]bool{}
 	for _, c := range changes {
 		for _, r := range c.Events {
+			l.remember(r.SessionID, r.Seq)
 			s, ok := l.streams[r.SessionID]
 			if !ok {
 				continue

@@ -91,15 +91,21 @@ const (
 )
 
 // watch ends ctx when the task's session takes more of the disk than it may, or
-// its sandbox has written too much to standard error. The function ends the
-// watching and waits for that.
+// its sandbox has written too much to standard error. Where that was looked at a
+// moment ago, for the turn before, it waits until the next look is due. The
+// function ends the watching and waits for that.
 func (a *attempt) watch(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
+		select {
+		case <-time.After(time.Until(a.proc.looked.Add(watchInterval))):
+		case <-ctx.Done():
+		}
 		for ctx.Err() == nil {
 			began := time.Now()
+			a.proc.looked = began
 			err := a.m.folders.checkDisk(ctx, a.job.task.SessionID, a.profile)
 			if err == nil && a.proc.output.checkErrors() {
 				err = a.tooMuchOutput()

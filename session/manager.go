@@ -79,6 +79,7 @@ type Manager struct {
 
 	admission *admission
 
+	masks    masks
 	keys     *Keyring
 	limiters limiters
 

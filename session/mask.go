@@ -2,7 +2,9 @@ package session
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
+	"sync"
 
 	"claude-runner/agent"
 )
@@ -22,6 +24,24 @@ func newMasker(values []string) masker {
 		return masker{}
 	}
 	return masker{newFinder(patterns)}
+}
+
+// masks keeps the masker that was made last: most tasks know the same secrets,
+// and to make one takes longer than to mask with it.
+type masks struct {
+	mu     sync.Mutex
+	values []string // sorted
+	last   masker
+}
+
+func (m *masks) of(values []string) masker {
+	slices.Sort(values)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Equal(values, m.values) {
+		m.values, m.last = values, newMasker(values)
+	}
+	return m.last
 }
 
 // apply returns s without secrets.

@@ -29,6 +29,7 @@ type process struct {
 	in       *controlledInput
 	output   *meteredOutput
 	warnings []string
+	looked   time.Time // when its session's disk was last looked at; for the task that has it
 
 	since   atomic.Int64 // when it began to wait for a task, as Unix time in nanoseconds
 	mu      sync.Mutex   // guards what follows

@@ -16,6 +16,7 @@ type live struct {
 	current *job          // starting, running, or clearing up
 	hot     *process      // an agent that waits for the session's next message
 	pending *pending      // what that message waits for
+	known   known
 }
 
 // job is a task on its way from submission to its end.

@@ -24,8 +24,9 @@ type attempt struct {
 	told      int64            // events of its turn that an earlier process stored
 	result    Result
 
-	refused  int64 // the last agent.Refusal that was seen
-	refusals int64 // those of this task that were told
+	counted  *agent.Totals // by the gateway, at the turn's end
+	refused  int64         // the last agent.Refusal that was seen
+	refusals int64         // those of this task that were told
 
 	begun time.Time // of the attempt, on the clock that does not jump
 
@@ -43,7 +44,7 @@ const cleanUpTimeout = 30 * time.Second
 func (m *Manager) run(l *live, j *job) {
 	a := &attempt{m: m, job: j, live: l, begun: time.Now()}
 	started := later(m.opts.Now(), j.task.CreatedAt)
-	m.update(j, func(t *Task) { t.State, t.StartedAt = TaskStarting, started },
+	m.updateSoon(j, func(t *Task) { t.State, t.StartedAt = TaskStarting, started },
 		Event{TaskID: j.task.ID, Agent: j.task.Agent, Event: agent.Event{Type: EventTaskStart}})
 	m.tell(func(o Observer) { o.TaskStarted(j.task) })
 	answer, err := a.execute(j.ctx)
@@ -96,7 +97,7 @@ func (a *attempt) load(ctx context.Context) error {
 	}
 	a.profile = profile
 	var err error
-	if a.session, err = a.m.opts.Store.Session(ctx, task.SessionID); err != nil {
+	if a.session, err = a.m.storedSession(ctx, a.live); err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -105,7 +106,7 @@ func (a *attempt) load(ctx context.Context) error {
 	if a.upstreams, err = a.m.opts.ModelAPIs(); err != nil {
 		return &Error{Code: CodeNoCredentials, Message: err.Error(), Err: err}
 	}
-	a.mask = newMasker(secretValues(a.upstreams, profile.Profile, task.Request.Env))
+	a.mask = a.m.masks.of(secretValues(a.upstreams, profile.Profile, task.Request.Env))
 	return nil
 }
 
@@ -369,11 +370,26 @@ func (m *Manager) emit(sessionID string, e Event) {
 
 // update changes a task that has not ended, in memory and in the store.
 func (m *Manager) update(j *job, change func(*Task), events ...Event) {
+	t := m.change(j, change)
+	m.changed(t, m.events.Write(t.SessionID, Change{Update: &t}, false, events...), events)
+}
+
+// updateSoon is update for what a crash may forget: it does not wait until the
+// store has it.
+func (m *Manager) updateSoon(j *job, change func(*Task), events ...Event) {
+	t := m.change(j, change)
+	m.changed(t, m.events.Later(t.SessionID, Change{Update: &t}, events...), events)
+}
+
+func (m *Manager) change(j *job, change func(*Task)) Task {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	change(&j.task)
-	t := j.task
-	m.mu.Unlock()
-	if err := m.events.Write(t.SessionID, Change{Update: &t}, false, events...); err != nil {
+	return j.task
+}
+
+func (m *Manager) changed(t Task, err error, events []Event) {
+	if err != nil {
 		m.log.Error("task state could not be written", "task", t.ID, "state", t.State, "error", err)
 	}
 	for _, e := range events {
@@ -397,9 +413,9 @@ func (m *Manager) end(j *job, state TaskState, r Result, agentID string, turns i
 	t.State, t.Result, t.EndedAt = state, r, later(m.opts.Now(), t.CreatedAt, t.StartedAt)
 	delivery := m.delivery(t)
 	t.Request.Env, t.Request.Webhook = nil, nil
-	end := Change{End: &Ending{Task: t, AgentID: agentID, Turns: turns, Delivery: delivery}}
+	end := Ending{Task: t, AgentID: agentID, Turns: turns, Delivery: delivery}
 	event := endEvent(t)
-	err := m.events.Write(t.SessionID, end, false, event)
+	err := m.events.Write(t.SessionID, Change{End: &end}, false, event)
 	if err != nil {
 		m.log.Error("task's end could not be written", "task", t.ID, "state", t.State, "error", err)
 		return // the next Open finds it without an end
@@ -410,6 +426,7 @@ func (m *Manager) end(j *job, state TaskState, r Result, agentID string, turns i
 	m.mu.Lock()
 	j.task = t
 	delete(m.jobs, t.ID)
+	m.noteEnd(end)
 	m.mu.Unlock()
 	m.tell(func(o Observer) {
 		o.Event(t, event)

@@ -58,7 +58,7 @@ func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
 		return m.again(ctx, s, task, err)
 	}
 
-	sess, err := m.opts.Store.Session(ctx, s.SessionID)
+	sess, err := m.storedSession(ctx, l)
 	isNew := errors.Is(err, ErrNotFound)
 	if err != nil && !isNew {
 		return Task{}, storageError("read session", err)

@@ -12,7 +12,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,9 +27,11 @@ const (
 // when that has ended: its leases are then opened again. Its methods may be
 // called from any goroutine.
 type Client struct {
-	dir  string
-	log  *slog.Logger
-	http *http.Client
+	dir     string
+	log     *slog.Logger
+	http    *http.Client
+	key     atomic.Pointer[string] // of the daemon; nil: to be read
+	batches *batches
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -54,7 +58,7 @@ func Start(ctx context.Context, options Options) (*Client, error) {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("start the gateway: close its folder to others: %w", err)
 	}
-	c := &Client{dir: dir, log: options.Log, leases: map[string]Lease{}}
+	c := &Client{dir: dir, log: options.Log, leases: map[string]Lease{}, batches: newBatches()}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -65,6 +69,7 @@ func Start(ctx context.Context, options Options) (*Client, error) {
 		return nil, err
 	}
 	c.watch.Go(c.keepAlive)
+	c.watch.Go(c.sendBatches)
 	return c, nil
 }
 
@@ -75,6 +80,13 @@ func (c *Client) Open(ctx context.Context, l Lease) error {
 	before, had := c.leases[l.ID]
 	c.leases[l.ID] = l
 	c.mu.Unlock()
+	if had && renews(l, before) {
+		err := c.ask(ctx, pathRenew, renewal{Lease: l.ID, Meter: l.Meter, Budgets: l.Budgets}, nil)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		// Whatever it is, opening it says so, or mends it.
+	}
 	err := c.ask(ctx, pathOpen, newWireLease(l), nil)
 	if errors.Is(err, ErrInvalidLease) {
 		c.mu.Lock()
@@ -103,9 +115,14 @@ func (c *Client) Totals(ctx context.Context, meter string) (Totals, error) {
 	return t, err
 }
 
-// Forget drops the meter's counters.
-func (c *Client) Forget(ctx context.Context, meter string) error {
-	return c.ask(ctx, pathForget, question{Meter: meter}, nil)
+// Forget drops the meter's counters, soon: with the next question. Those of a
+// gateway that ends meanwhile stay in its book for a week.
+func (c *Client) Forget(_ context.Context, meter string) error {
+	body, err := json.Marshal(question{Meter: meter})
+	if err == nil {
+		c.batches.add(&call{Path: pathForget, Body: body})
+	}
+	return err
 }
 
 // Refusals is Gateway.Refusals.
@@ -130,6 +147,8 @@ func (c *Client) Leases(ctx context.Context) ([]OpenLease, error) {
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.cancel()
 	c.watch.Wait()
+	c.batches.lazy.Stop()
+	c.sendBatch(ctx) // what nobody waits for
 	defer c.http.CloseIdleConnections()
 	_, err := c.once(ctx, pathShutdown, []byte("{}"), nil)
 	if err == nil {
@@ -173,8 +192,12 @@ func (c *Client) ask(ctx context.Context, path string, v, answer any) error {
 	if err != nil {
 		return err
 	}
+	put := c.once
+	if slices.Contains(quickPaths, path) {
+		put = c.together
+	}
 	for attempt := 0; ; attempt++ {
-		instance, err := c.once(ctx, path, body, answer)
+		instance, err := put(ctx, path, body, answer)
 		if instance != "" && c.isNew(ctx, instance) && errors.Is(err, ErrNoLease) && attempt < 3 {
 			continue // the lease was opened again
 		}
@@ -193,6 +216,13 @@ type goneError struct{ error }
 
 func (e *goneError) Unwrap() error { return e.error }
 
+// statusError is an answer that no gateway gives, or one of another version.
+type statusError struct{ status int }
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("the gateway answers %d %s", e.status, http.StatusText(e.status))
+}
+
 // once puts a question and says which daemon answered.
 func (c *Client) once(ctx context.Context, path string, body []byte, answer any) (instance string, err error) {
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
@@ -201,13 +231,20 @@ func (c *Client) once(ctx context.Context, path string, body []byte, answer any)
 	if err != nil {
 		return "", err
 	}
-	key, err := os.ReadFile(filepath.Join(c.dir, keyName))
-	if err != nil {
-		return "", &goneError{fmt.Errorf("ask the gateway: %w", err)}
+	key := c.key.Load()
+	if key == nil {
+		text, err := os.ReadFile(filepath.Join(c.dir, keyName))
+		if err != nil {
+			return "", &goneError{fmt.Errorf("ask the gateway: %w", err)}
+		}
+		known := string(text)
+		key = &known
+		c.key.Store(key)
 	}
-	r.Header.Set(keyHeader, string(key))
+	r.Header.Set(keyHeader, *key)
 	response, err := c.http.Do(r)
 	if err != nil {
+		c.key.CompareAndSwap(key, nil) // the next daemon has another
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
@@ -223,12 +260,13 @@ func (c *Client) once(ctx context.Context, path string, body []byte, answer any)
 		return "", &goneError{fmt.Errorf("read the gateway's answer: %w", err)}
 	}
 	if response.StatusCode == http.StatusUnauthorized {
+		c.key.CompareAndSwap(key, nil)
 		return "", &goneError{errors.New("the gateway has another key: it has just been started")}
 	}
 	if response.StatusCode != http.StatusOK {
 		var e remoteError
 		if err := json.Unmarshal(data, &e.complaint); err != nil || e.complaint.Error == "" {
-			return instance, fmt.Errorf("the gateway answers %s", response.Status)
+			return instance, &statusError{response.StatusCode}
 		}
 		return instance, &e
 	}

@@ -26,6 +26,8 @@ const (
 
 	pathPing     = "/ping"
 	pathOpen     = "/open"
+	pathRenew    = "/renew"
+	pathBatch    = "/batch"
 	pathClose    = "/close"
 	pathTotals   = "/totals"
 	pathForget   = "/forget"
@@ -34,6 +36,9 @@ const (
 	pathWatch    = "/watch"
 	pathShutdown = "/shutdown"
 )
+
+// quickPaths are answered at once, and may come in a batch.
+var quickPaths = []string{pathRenew, pathTotals, pathForget}
 
 // wireLease is a Lease with its secrets, which encode to nothing elsewhere.
 type wireLease struct {
@@ -99,8 +104,8 @@ type question struct {
 
 // complaint is the answer to a call that failed.
 type complaint struct {
-	Error string `json:"error"`
-	Kind  string `json:"kind"` // of the errors below; empty: another
+	Error string `json:"error,omitempty"`
+	Kind  string `json:"kind,omitempty"` // of the errors below; empty: another
 }
 
 // kinds are the errors that a caller can match, on both sides.
@@ -115,14 +120,18 @@ func respond(w http.ResponseWriter, v any, err error) {
 		_ = json.NewEncoder(w).Encode(v)
 		return
 	}
+	w.WriteHeader(http.StatusUnprocessableEntity)
+	_ = json.NewEncoder(w).Encode(complain(err))
+}
+
+func complain(err error) complaint {
 	c := complaint{Error: err.Error()}
 	for kind, match := range kinds {
 		if errors.Is(err, match) {
 			c.Kind = kind
 		}
 	}
-	w.WriteHeader(http.StatusUnprocessableEntity)
-	_ = json.NewEncoder(w).Encode(c)
+	return c
 }
 
 // remoteError is a complaint on the asking side.

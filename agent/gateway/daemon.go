@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -54,12 +55,16 @@ type daemon struct {
 	key      string
 	stop     chan struct{} // closed when it is to end
 	stopOnce sync.Once
+	quick    map[string]answerer // of questions that may come in a batch
 
 	mu     sync.Mutex
 	asking int       // clients that wait for an answer
 	asked  time.Time // when the last one had one
 	ending bool
 }
+
+// answerer answers a question.
+type answerer = func(ctx context.Context, body []byte) (any, error)
 
 // runDaemon serves until nobody needs the daemon. Where another one serves the
 // folder already, it does nothing.
@@ -165,7 +170,11 @@ func (d *daemon) guard(next http.Handler) http.Handler {
 
 func (d *daemon) routes() http.Handler {
 	mux := http.NewServeMux()
-	handle := func(path string, answer func(ctx context.Context, body []byte) (any, error)) {
+	d.quick = map[string]answerer{}
+	handle := func(path string, answer answerer) {
+		if slices.Contains(quickPaths, path) {
+			d.quick[path] = answer
+		}
 		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) { d.answer(w, r, answer) })
 	}
 	ask := func(path string, answer func(ctx context.Context, q question) (any, error)) {
@@ -185,6 +194,14 @@ func (d *daemon) routes() http.Handler {
 		}
 		return nil, g.Open(ctx, w.lease())
 	})
+	handle(pathRenew, func(ctx context.Context, body []byte) (any, error) {
+		var r renewal
+		if err := json.Unmarshal(body, &r); err != nil {
+			return nil, err
+		}
+		return nil, g.renew(ctx, r)
+	})
+	handle(pathBatch, d.answerBatch)
 	ask(pathPing, func(context.Context, question) (any, error) { return nil, nil })
 	ask(pathClose, func(ctx context.Context, q question) (any, error) { return nil, g.Close(ctx, q.Lease) })
 	ask(pathTotals, func(ctx context.Context, q question) (any, error) { return g.Totals(ctx, q.Meter) })

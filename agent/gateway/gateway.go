@@ -227,11 +227,7 @@ func validate(l Lease) error {
 			}
 		}
 	}
-	for _, b := range l.Budgets {
-		if b.Name == "" || !(b.LimitUSD > 0) || !(b.SpentUSD >= 0) {
-			no("budget %q: it needs a name, a limit above 0 and no negative spending; what has no limit is no budget", b.Name)
-		}
-	}
+	errs = append(errs, validateBudgets(l.Budgets)...)
 	switch l.Network {
 	case "", agent.NetworkNone, agent.NetworkAllowlist, agent.NetworkOpen:
 	default:
@@ -243,6 +239,15 @@ func validate(l Lease) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func validateBudgets(budgets []Budget) (errs []error) {
+	for _, b := range budgets {
+		if b.Name == "" || !(b.LimitUSD > 0) || !(b.SpentUSD >= 0) {
+			errs = append(errs, fmt.Errorf("budget %q: it needs a name, a limit above 0 and no negative spending; what has no limit is no budget", b.Name))
+		}
+	}
+	return errs
 }
 
 // randomID names what must not be guessed or met twice.

@@ -8,8 +8,10 @@ import (
 	"claude-runner/agent"
 )
 
-// purseTime is how long a budget's spending is known that no lease names.
-const purseTime = 48 * time.Hour
+const (
+	purseTime = 48 * time.Hour // how long a budget's spending is known that no lease names
+	sweepTime = time.Minute    // from one look for such to the next
+)
 
 // maxModels bounds Totals.ByModel.
 const maxModels = 64
@@ -19,6 +21,7 @@ type ledger struct {
 	mu     sync.Mutex
 	meters map[string]*meter
 	purses map[string]*purse
+	swept  time.Time     // when purses were last looked through
 	change chan struct{} // has something after one; nil: nobody keeps the ledger
 }
 
@@ -47,12 +50,13 @@ func (l *ledger) declare(budgets []Budget) {
 		p := l.purse(b.Name)
 		p.USD, p.Used = max(p.USD, b.SpentUSD), now
 	}
-	for name, p := range l.purses {
-		if now.Sub(p.Used) > purseTime {
-			delete(l.purses, name)
-		}
+	if now.Sub(l.swept) > sweepTime {
+		l.swept = now
+		maps.DeleteFunc(l.purses, func(_ string, p *purse) bool { return now.Sub(p.Used) > purseTime })
 	}
-	l.changed()
+	if len(budgets) > 0 {
+		l.changed()
+	}
 }
 
 // changed tells who keeps the ledger.
@@ -190,6 +194,9 @@ func (l *ledger) totals(name string) Totals {
 func (l *ledger) forget(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if _, ok := l.meters[name]; !ok {
+		return
+	}
 	delete(l.meters, name)
 	l.changed()
 }

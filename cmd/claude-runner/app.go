@@ -50,7 +50,12 @@ type app struct {
 }
 
 // openApp makes everything that cfg asks for. Close ends it.
-func openApp(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *app, err error) {
+func openApp(ctx context.Context, cfg *config.Config, log *slog.Logger) (*app, error) {
+	return openAppWith(ctx, cfg, log, claude.Options{})
+}
+
+// openAppWith is openApp with another agent than the CLI that sandboxes have.
+func openAppWith(ctx context.Context, cfg *config.Config, log *slog.Logger, cli claude.Options) (_ *app, err error) {
 	a := &app{cfg: cfg, log: log}
 	defer func() {
 		if err != nil {
@@ -92,7 +97,7 @@ func openApp(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *app,
 	a.manager, err = session.Open(ctx, session.Options{
 		Gateway: a.gateway, GatewayKey: gatewayKey, Helper: helperOf(program), Prices: prices(cfg),
 		Store: a.store, DataDir: cfg.DataDir, Backends: a.backends,
-		Driver: claude.New(claude.Options{}), Profiles: profiles, ModelAPIs: modelAPIs(cfg),
+		Driver: claude.New(cli), Profiles: profiles, ModelAPIs: modelAPIs(cfg),
 		User: cfg.SandboxUser, Log: log, Observers: observers,
 		EventAge: cfg.Events.MaxAge, EventsPerSession: cfg.Events.MaxPerSession,
 		Concurrency: cfg.Limits.Concurrency, QueueDepth: cfg.Limits.QueueDepth, Boots: cfg.Limits.Boots, Memory: int64(cfg.Limits.Memory),

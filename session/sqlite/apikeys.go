@@ -39,7 +39,7 @@ func (s *Store) CreateAPIKey(ctx context.Context, k session.APIKey, audit sessio
 			}
 			return err
 		}
-		return writeAudit(ctx, tx, audit)
+		return s.writeAudit(ctx, tx, audit)
 	})
 }
 
@@ -82,7 +82,7 @@ func (s *Store) RevokeAPIKey(ctx context.Context, nameOrID string, at time.Time,
 			return fmt.Errorf("write API key: %w", err)
 		}
 		audit.Target = k.ID
-		return writeAudit(ctx, tx, audit)
+		return s.writeAudit(ctx, tx, audit)
 	})
 	return k, err
 }

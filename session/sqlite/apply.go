@@ -13,8 +13,12 @@ import (
 // Apply writes changes in one transaction.
 func (s *Store) Apply(ctx context.Context, changes []session.Change) error {
 	return s.inTx(ctx, func(tx *sql.Tx) error {
+		// A statement here waits for nobody, and one that could be cancelled costs a
+		// goroutine.
+		ctx := context.WithoutCancel(ctx)
+		b := newBatch(changes)
 		for i, c := range changes {
-			err := s.apply(ctx, tx, c)
+			err := s.apply(ctx, tx, b, i, c)
 			if errors.Is(err, session.ErrEnded) || errors.Is(err, session.ErrKeyTaken) {
 				return &session.ChangeError{Index: i, Err: err}
 			}
@@ -26,24 +30,48 @@ func (s *Store) Apply(ctx context.Context, changes []session.Change) error {
 	})
 }
 
-func (s *Store) apply(ctx context.Context, tx *sql.Tx, c session.Change) error {
+// batch is what is known of changes that are written together: of what several
+// of them write to one row, the last is enough.
+type batch struct {
+	updates map[string]int   // the last change of each task's row, by its id
+	seqs    map[string]int64 // the last event's number of each session
+	there   map[string]bool  // whether a session is, once its seq is written
+}
+
+func newBatch(changes []session.Change) batch {
+	b := batch{updates: map[string]int{}, seqs: map[string]int64{}, there: map[string]bool{}}
+	for i, c := range changes {
+		if c.Update != nil {
+			b.updates[c.Update.ID] = i
+		}
+		if c.End != nil {
+			b.updates[c.End.Task.ID] = i
+		}
+		if n := len(c.Events); n > 0 {
+			b.seqs[c.Events[n-1].SessionID] = c.Events[n-1].Seq
+		}
+	}
+	return b
+}
+
+func (s *Store) apply(ctx context.Context, tx *sql.Tx, b batch, i int, c session.Change) error {
 	if c.Create != nil {
-		if err := create(ctx, tx, *c.Create); err != nil {
+		if err := s.create(ctx, tx, *c.Create); err != nil {
 			return err
 		}
 	}
 	if c.Update != nil {
-		if err := update(ctx, tx, c.Update); err != nil {
+		if err := s.update(ctx, tx, c.Update, b.updates[c.Update.ID] == i); err != nil {
 			return err
 		}
 	}
 	if c.End != nil {
-		if err := end(ctx, tx, *c.End); err != nil {
+		if err := s.end(ctx, tx, *c.End); err != nil {
 			return err
 		}
 	}
 	if c.Audit != nil {
-		if err := writeAudit(ctx, tx, *c.Audit); err != nil {
+		if err := s.writeAudit(ctx, tx, *c.Audit); err != nil {
 			return err
 		}
 	}
@@ -52,10 +80,10 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, c session.Change) error {
 			return err
 		}
 	}
-	return s.appendEvents(ctx, tx, c.Events)
+	return s.appendEvents(ctx, tx, b, c.Events)
 }
 
-func create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
+func (s *Store) create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
 	request, result, err := encodeTask(c.Task)
 	if err != nil {
 		return err
@@ -70,13 +98,12 @@ func create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
 		return fmt.Errorf("encode webhook: %w", err)
 	}
 	v, t := c.Session, c.Task
-	_, err = tx.ExecContext(ctx, `INSERT INTO sessions (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at`,
+	_, err = exec(ctx, tx, s.createSession,
 		v.ID, v.Agent, v.AgentID, v.Turns, v.CostUSD, v.BudgetUSD, nanos(v.CreatedAt), nanos(v.UpdatedAt), v.Owner)
 	if err != nil {
 		return fmt.Errorf("write session: %w", err)
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO tasks (`+taskColumns+`) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	_, err = exec(ctx, tx, s.createTask,
 		t.ID, t.SessionID, t.Agent, t.Backend, t.State, request, result, nanos(t.CreatedAt), nanos(t.StartedAt), nanos(t.EndedAt), t.TurnFrom, webhook, t.Owner, t.Sandbox)
 	if err != nil {
 		return fmt.Errorf("write task: %w", err)
@@ -84,16 +111,19 @@ func create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
 	return nil
 }
 
-func update(ctx context.Context, tx *sql.Tx, t *session.Task) error {
-	res, err := tx.ExecContext(ctx, `UPDATE tasks SET state = ?, backend = ?, sandbox = ?, started_at = ?, turn_from = ? WHERE id = ? AND ended_at = 0`,
-		t.State, t.Backend, t.Sandbox, nanos(t.StartedAt), t.TurnFrom, t.ID)
-	if err := changedOne(res, err); err != nil {
-		return err
+// update writes a task's state, unless it is not the last one of its batch:
+// then that one says, too, whether the task has ended.
+func (s *Store) update(ctx context.Context, tx *sql.Tx, t *session.Task, last bool) error {
+	if last {
+		res, err := exec(ctx, tx, s.updateTask, t.State, t.Backend, t.Sandbox, nanos(t.StartedAt), t.TurnFrom, t.ID)
+		if err := changedOne(res, err); err != nil {
+			return err
+		}
 	}
 	if t.State != session.TaskStarting {
 		return nil
 	}
-	if _, err := tx.ExecContext(ctx, `UPDATE events SET step = 0 WHERE task_id = ? AND step > 0`, t.ID); err != nil {
+	if _, err := exec(ctx, tx, s.beginSteps, t.ID); err != nil {
 		return fmt.Errorf("begin the task's steps anew: %w", err)
 	}
 	return nil
@@ -126,26 +156,25 @@ func (s *Store) Key(ctx context.Context, callerID, name string) (session.Key, er
 
 // end writes a task's end, what it changes in its session, what it used, and
 // what is to be told of it.
-func end(ctx context.Context, tx *sql.Tx, e session.Ending) error {
+func (s *Store) end(ctx context.Context, tx *sql.Tx, e session.Ending) error {
 	t := e.Task
 	t.Request.Env = nil
 	request, result, err := encodeTask(t)
 	if err != nil {
 		return err
 	}
-	res, err := tx.ExecContext(ctx, `UPDATE tasks SET state = ?, backend = ?, request = ?, result = ?, started_at = ?, ended_at = ?, webhook = '' WHERE id = ? AND ended_at = 0`,
+	res, err := exec(ctx, tx, s.endTask,
 		t.State, t.Backend, request, result, nanos(t.StartedAt), nanos(t.EndedAt), t.ID)
 	if err := changedOne(res, err); err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE sessions SET agent_id = CASE WHEN ?1 = '' THEN agent_id ELSE ?1 END,
-		turns = turns + ?2, cost_usd = cost_usd + ?3, updated_at = max(updated_at, ?4) WHERE id = ?5`,
+	_, err = exec(ctx, tx, s.endSession,
 		e.AgentID, e.Turns, t.Result.CostUSD, nanos(t.EndedAt), t.SessionID)
 	if err != nil {
 		return fmt.Errorf("write session: %w", err)
 	}
 	u := t.Result.Usage
-	_, err = tx.ExecContext(ctx, `INSERT INTO usage (`+usageColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	_, err = exec(ctx, tx, s.insertUsage,
 		t.ID, t.SessionID, t.Agent, t.Result.Model, t.Backend, nanos(t.EndedAt), int64(t.Result.Duration), t.Result.CostUSD,
 		u.InputTokens, u.OutputTokens, u.CacheReadInputTokens, u.CacheCreationInputTokens, t.Owner)
 	if err != nil {

@@ -13,8 +13,8 @@ const auditColumns = `seq, at, request_id, key_id, key_name, remote, action, ses
 
 // writeAudit adds an entry. The table's triggers refuse to change or remove
 // one.
-func writeAudit(ctx context.Context, tx *sql.Tx, e session.AuditEntry) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO audit (`+auditColumns+`) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+func (s *Store) writeAudit(ctx context.Context, tx *sql.Tx, e session.AuditEntry) error {
+	_, err := exec(ctx, tx, s.insertAudit,
 		nanos(e.At), e.RequestID, e.KeyID, e.KeyName, e.Remote, e.Action, e.Session, e.Task, e.Agent, e.Target, e.Status, e.Code)
 	if err != nil {
 		return fmt.Errorf("write audit: %w", err)

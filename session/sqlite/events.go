@@ -13,19 +13,24 @@ import (
 
 // appendEvents writes events of one session. Those of a session that is gone
 // are dropped.
-func (s *Store) appendEvents(ctx context.Context, tx *sql.Tx, events []session.Record) error {
+func (s *Store) appendEvents(ctx context.Context, tx *sql.Tx, b batch, events []session.Record) error {
 	if len(events) == 0 {
 		return nil
 	}
-	last := events[len(events)-1]
-	setLastSeq := tx.StmtContext(ctx, s.setLastSeq)
-	defer setLastSeq.Close()
-	res, err := setLastSeq.ExecContext(ctx, last.Seq, last.SessionID)
-	if err != nil {
-		return fmt.Errorf("write the last event's number: %w", err)
+	id := events[0].SessionID
+	if _, ok := b.there[id]; !ok {
+		res, err := exec(ctx, tx, s.setLastSeq, b.seqs[id], id)
+		if err != nil {
+			return fmt.Errorf("write the last event's number: %w", err)
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return err
+		}
+		b.there[id] = n == 1
 	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return err
+	if !b.there[id] {
+		return nil
 	}
 	insert := tx.StmtContext(ctx, s.insertEvent)
 	defer insert.Close()
@@ -61,7 +66,7 @@ func (s *Store) Events(ctx context.Context, sessionID string, after int64, limit
 // LastSeq returns the highest number that an event of the session ever had.
 func (s *Store) LastSeq(ctx context.Context, sessionID string) (int64, error) {
 	var seq int64
-	err := s.read.QueryRowContext(ctx, `SELECT last_seq FROM sessions WHERE id = ?`, sessionID).Scan(&seq)
+	err := s.readLastSeq.QueryRowContext(ctx, sessionID).Scan(&seq)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
 	}

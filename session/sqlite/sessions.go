@@ -15,7 +15,7 @@ const sessionColumns = `id, agent, agent_id, turns, cost_usd, budget_usd, create
 
 // Session returns one session, or session.ErrNotFound.
 func (s *Store) Session(ctx context.Context, id string) (session.Session, error) {
-	out, err := scanSession(s.read.QueryRowContext(ctx, `SELECT `+sessionColumns+` FROM sessions WHERE id = ?`, id))
+	out, err := scanSession(s.readSession.QueryRowContext(ctx, id))
 	return out, found(err)
 }
 

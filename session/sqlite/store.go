@@ -33,7 +33,7 @@ type Store struct {
 	path string
 	file os.FileInfo // of what was opened
 
-	setLastSeq, insertEvent *sql.Stmt // of write
+	statements
 }
 
 var _ session.Store = (*Store)(nil)
@@ -66,15 +66,6 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	return s, nil
 }
 
-// prepare makes the statements that run for every event.
-func (s *Store) prepare(ctx context.Context) (err error) {
-	if s.setLastSeq, err = s.write.PrepareContext(ctx, `UPDATE sessions SET last_seq = ? WHERE id = ?`); err != nil {
-		return err
-	}
-	s.insertEvent, err = s.write.PrepareContext(ctx, `INSERT INTO events (session_id, seq, task_id, step, time, data) VALUES (?, ?, ?, ?, ?, ?)`)
-	return err
-}
-
 // makeFile makes the database's file, which may hold secrets of tasks that
 // wait, so that only its owner reads it. SQLite gives its other files the same
 // mode.
@@ -94,6 +85,7 @@ func dsn(path, transactions string) string {
 	u := url.URL{Scheme: "file", Opaque: url.PathEscape(path)}
 	q := url.Values{"_txlock": {transactions}, "_pragma": {
 		"busy_timeout(3000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)",
+		"wal_autocheckpoint(4000)", // pages, which is 16 MB: of a page that is written often, once is enough
 	}}
 	u.RawQuery = q.Encode()
 	return u.String()
@@ -149,7 +141,8 @@ func (s *Store) Instance(ctx context.Context) (string, error) {
 	return name, err
 }
 
-// inTx runs do in a transaction of the writing connection.
+// inTx runs do in a transaction of the writing connection. ctx bounds the wait
+// for that.
 func (s *Store) inTx(ctx context.Context, do func(*sql.Tx) error) error {
 	if err := s.present(); err != nil {
 		return err

@@ -14,7 +14,7 @@ const taskColumns = `number, id, session_id, agent, backend, state, request, res
 
 // Task returns one task, or session.ErrNotFound.
 func (s *Store) Task(ctx context.Context, id string) (session.Task, error) {
-	t, _, err := scanTask(s.read.QueryRowContext(ctx, `SELECT `+taskColumns+` FROM tasks WHERE id = ?`, id))
+	t, _, err := scanTask(s.readTask.QueryRowContext(ctx, id))
 	return t, found(err)
 }
 
