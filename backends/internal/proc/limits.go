@@ -21,11 +21,12 @@ func (r Root) Memory() (total, available int64, err error) {
 	if total == 0 || available == 0 {
 		return 0, 0, fmt.Errorf("%s has no MemTotal or MemAvailable", meminfo)
 	}
+	system := total
 	g, ok := r.group("self", "memory")
 	for ; ok; g, ok = g.parent() {
 		limit, limited := g.limit()
-		if !limited {
-			continue
+		if !limited || limit >= system {
+			continue // the system itself leaves less
 		}
 		total = min(total, limit)
 		if used, _, err := g.memory(); err == nil {
