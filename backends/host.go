@@ -16,12 +16,10 @@ type HostMemory struct {
 // ReadHostMemory measures this host's memory. Where the runner's own cgroup, or
 // one around it, has a limit that leaves less, that counts. It is an error where
 // the host is no Linux.
-func ReadHostMemory() (HostMemory, error) { return hostMemory(proc.Host) }
-
-func hostMemory(root proc.Root) (HostMemory, error) {
-	total, available, err := root.Memory()
+func ReadHostMemory() (HostMemory, error) {
+	total, available, err := proc.Host.Memory()
 	if err != nil {
 		return HostMemory{}, fmt.Errorf("measure this host's memory: %w", err)
 	}
-	return HostMemory{Total: total, Available: available, Pressure: root.MemoryPressure()}, nil
+	return HostMemory{Total: total, Available: available, Pressure: proc.Host.MemoryPressure()}, nil
 }

@@ -11,21 +11,21 @@ import (
 // have in all, and how many of them are free or can be made so at once: the
 // system's, or what the limits of this process's cgroups leave of it.
 func (r Root) Memory() (total, available int64, err error) {
-	meminfo := r.file("proc", "meminfo")
-	if total, err = readValue(meminfo, "MemTotal:"); err != nil {
+	meminfo, err := os.ReadFile(r.file("proc", "meminfo"))
+	if err != nil {
 		return 0, 0, err
 	}
-	if available, err = readValue(meminfo, "MemAvailable:"); err != nil {
-		return 0, 0, err
-	}
+	total, _ = value(string(meminfo), "MemTotal:")
+	available, _ = value(string(meminfo), "MemAvailable:")
 	if total == 0 || available == 0 {
-		return 0, 0, fmt.Errorf("%s has no MemTotal or MemAvailable", meminfo)
+		return 0, 0, fmt.Errorf("%s has no MemTotal or no MemAvailable", r.file("proc", "meminfo"))
 	}
+	system := total
 	g, ok := r.group("self", "memory")
 	for ; ok; g, ok = g.parent() {
 		limit, limited := g.limit()
-		if !limited {
-			continue
+		if !limited || limit >= system {
+			continue // the system itself leaves less
 		}
 		total = min(total, limit)
 		if used, _, err := g.memory(); err == nil {

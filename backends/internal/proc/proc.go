@@ -43,14 +43,19 @@ func readNumber(path string) (int64, error) {
 	return strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
 }
 
-// readValue reads the number after a key at the beginning of a line: "key 1",
-// or "Key:   1 kB", which is made bytes. It is zero where there is no such key.
+// readValue reads a file for the value of a key.
 func readValue(path, key string) (int64, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(string(data)) {
+	return value(string(data), key)
+}
+
+// value returns the number after a key at the beginning of a line: "key 1", or
+// "Key:   1 kB", which is made bytes. It is zero where there is no such key.
+func value(text, key string) (int64, error) {
+	for line := range strings.Lines(text) {
 		rest, ok := strings.CutPrefix(line, key)
 		if !ok || !strings.HasPrefix(rest, " ") && !strings.HasPrefix(rest, "\t") {
 			continue

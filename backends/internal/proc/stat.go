@@ -37,6 +37,7 @@ func (s Stat) ended() bool           { return s.field(2) == "Z" || s.field(2) ==
 func (s Stat) parent() int           { return int(s.number(3)) }
 func (s Stat) own() time.Duration    { return tick * time.Duration(s.number(13)+s.number(14)) }
 func (s Stat) waited() time.Duration { return tick * time.Duration(s.number(15)+s.number(16)) } // of children that have ended
+func (s Stat) threads() int64        { return s.number(19) }
 func (s Stat) resident() int64       { return s.number(23) * int64(os.Getpagesize()) }
 
 // field returns a field by its index, which is one less than proc(5)'s number.
@@ -64,39 +65,55 @@ func (r Root) Descendants(pid int) []int {
 			children[st.parent()] = append(children[st.parent()], p)
 		}
 	}
-	return below(pid, func(p int) []int { return children[p] })
-}
-
-// family lists the processes below pid like Descendants, in a time that does
-// not grow with the system. It may miss one whose sibling ends meanwhile.
-func (r Root) family(pid int) []int {
-	if _, err := os.Stat(r.process(pid, "task", strconv.Itoa(pid), "children")); err != nil {
-		return r.Descendants(pid) // the kernel was built without it
-	}
-	return below(pid, r.children)
-}
-
-// children lists the children of a process's threads.
-func (r Root) children(pid int) []int {
 	var out []int
-	for _, thread := range numbers(r.process(pid, "task")) {
-		data, _ := os.ReadFile(r.process(pid, "task", strconv.Itoa(thread), "children"))
+	for todo := children[pid]; len(todo) > 0; todo = todo[1:] {
+		out = append(out, todo[0])
+		todo = append(todo, children[todo[0]]...)
+	}
+	return out
+}
+
+// family returns the processes below one, in a time that does not grow with
+// the system. It may miss one whose sibling ends meanwhile.
+func (r Root) family(pid int, first Stat) map[int]Stat {
+	out := map[int]Stat{}
+	todo, err := r.children(pid, first)
+	if err != nil { // the kernel was built without these lists, or the process has ended
+		todo = r.Descendants(pid)
+	}
+	for ; len(todo) > 0; todo = todo[1:] {
+		p := todo[0]
+		st, err := r.Stat(p)
+		if err != nil {
+			continue // it has ended
+		}
+		out[p] = st
+		if children, err := r.children(p, st); err == nil {
+			todo = append(todo, children...)
+		}
+	}
+	return out
+}
+
+// children lists what the threads of a process have started.
+func (r Root) children(pid int, st Stat) ([]int, error) {
+	threads := []int{pid}
+	if st.threads() > 1 {
+		threads = numbers(r.process(pid, "task"))
+	}
+	var out []int
+	for _, thread := range threads {
+		data, err := os.ReadFile(r.process(pid, "task", strconv.Itoa(thread), "children"))
+		if err != nil && thread == pid {
+			return nil, err
+		}
 		for _, f := range strings.Fields(string(data)) {
 			if child, err := strconv.Atoi(f); err == nil {
 				out = append(out, child)
 			}
 		}
 	}
-	return out
-}
-
-func below(pid int, children func(int) []int) []int {
-	var out []int
-	for todo := children(pid); len(todo) > 0; todo = todo[1:] {
-		out = append(out, todo[0])
-		todo = append(todo, children(todo[0])...)
-	}
-	return out
+	return out, nil
 }
 
 // numbers lists what of a folder's names are numbers.

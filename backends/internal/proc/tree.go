@@ -40,7 +40,8 @@ type share struct {
 	started  string
 	read     time.Time
 	bytes    int64
-	resident int64
+	resident int64 // then
+	peak     int64 // the largest resident set until then
 }
 
 // Below returns what measures the processes below one that started then. What
@@ -69,8 +70,7 @@ func (t *Tree) Usage() Usage {
 		case !isGone(err):
 			known = false
 		}
-		peak, _ := readValue(t.root.process(pid, "status"), "VmHWM:")
-		u.MemoryPeak = max(u.MemoryPeak, peak)
+		u.MemoryPeak = max(u.MemoryPeak, t.shares[pid].peak)
 	}
 	if !known {
 		u.Memory = 0
@@ -92,11 +92,7 @@ func (t *Tree) members() (map[int]Stat, Usage, bool) {
 		u.CPU += first.own()
 		members[t.pid] = first
 	}
-	for _, pid := range t.root.family(t.pid) {
-		st, err := t.root.Stat(pid)
-		if err != nil {
-			continue // it has ended
-		}
+	for pid, st := range t.root.family(t.pid, first) {
 		u.CPU += st.own() + st.waited()
 		if !st.ended() {
 			members[pid] = st
@@ -135,7 +131,8 @@ func (t *Tree) share(pid int, st Stat) (int64, error) {
 		}
 		return 0, err
 	}
-	t.shares[pid] = share{started: st.Started(), read: time.Now(), bytes: bytes, resident: st.resident()}
+	peak, _ := readValue(t.root.process(pid, "status"), "VmHWM:")
+	t.shares[pid] = share{started: st.Started(), read: time.Now(), bytes: bytes, resident: st.resident(), peak: peak}
 	return bytes, nil
 }
 
