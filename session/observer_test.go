@@ -159,6 +159,7 @@ func TestObserverOfTheNextProcess(t *testing.T) {
 	first := openWorld(t, dir, watched(before))
 	running, queued := first.submit("s", hold), first.submit("s", "echo queued")
 	first.started("s")
+	eventually(t, "the agent's first event is told", func() bool { return strings.Contains(before.of("s"), "event init") })
 	first.close()
 	if got := before.of("s"); strings.Contains(got, "ended") {
 		t.Errorf("the first process told of an end:\n%s", got)

@@ -45,6 +45,7 @@ func (m *Manager) restore(ctx context.Context) error {
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	var taken []*job // over
 	for _, t := range tasks {
 		running := t.State == TaskRunning
 		if t.State == TaskStarting { // the agent was not given its message
@@ -54,9 +55,12 @@ func (m *Manager) restore(ctx context.Context) error {
 		m.tell(func(o Observer) { o.TaskAdmitted(t, Arrival{Restored: true}) })
 		if j.ready = !running; running {
 			m.unreserve(j)
-			l := m.live[t.SessionID]
-			m.begin(l, j, func() { m.takeOver(l, j) })
+			taken = append(taken, j)
 		}
+	}
+	for _, j := range taken {
+		l := m.live[j.task.SessionID]
+		m.begin(l, j, func() { m.takeOver(l, j) })
 	}
 	m.dispatch()
 	return nil

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 // shell code, what it prints are texts, and HOME is its memory.
 type shellDriver struct{}
 
-const shellAgent = `while IFS= read -r line; do [ ! -e "$RUN/env" ] || . "$RUN/env"; eval "$line"; echo END; done`
+const shellAgent = `while IFS= read -r line; do [ ! -e "$RUN/env" ] || . "$RUN/env"; echo BEGIN; eval "$line"; echo END; done`
 
 func (shellDriver) Command(l agent.Launch) (agent.Command, error) {
 	env := map[string]string{"HOME": l.Home.Sandbox, "RESUME": l.Resume, "NEW": l.NewID, "BASE": l.API.BaseURL, "RUN": l.Run.Sandbox}
@@ -101,7 +101,6 @@ func (c *shell) Turn(ctx context.Context, t agent.Turn, emit func(agent.Event)) 
 			return r, &agent.Error{Code: agent.CodeAgentExited, Message: err.Error()}
 		}
 	}
-	emit(agent.Event{Type: agent.EventInit, Model: "sh"})
 	for {
 		select {
 		case <-ctx.Done():
@@ -120,6 +119,8 @@ func (c *shell) Turn(ctx context.Context, t agent.Turn, emit func(agent.Event)) 
 			case !ok:
 				c.alive = false
 				return r, &agent.Error{Code: agent.CodeAgentExited, Message: "the shell ended"}
+			case line == "BEGIN":
+				emit(agent.Event{Type: agent.EventInit, Model: "sh"})
 			case line == "END":
 				c.offset = c.read
 				return r, nil
