@@ -249,19 +249,3 @@ func marked(variable string) []int {
 	}
 	return out
 }
-
-// stateOf is a process's state, as proc(5) abbreviates it; "": it has ended.
-func stateOf(pid int) string { return procStat(pid, 0) }
-
-// ticks are the processor time that a process has used: user's and system's.
-func ticks(pid int) string { return procStat(pid, 11) + "+" + procStat(pid, 12) }
-
-// procStat is a field of a process's status, counted behind its name.
-func procStat(pid, field int) string {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if field >= len(fields) {
-		return ""
-	}
-	return fields[field]
-}
