@@ -30,7 +30,7 @@ func conforms(t *testing.T, program *helper.Program, o helper.Options) {
 		}
 	}
 	backendtest.Run(t, backendtest.Harness{
-		New: harness("own"), Other: harness("other"), User: nobody,
+		New: harness("own"), Other: harness("other"), User: nobody, Control: o.Control,
 		Leftovers: func(t testing.TB) []string {
 			left, err := filepath.Glob(filepath.Join(dir, "own", "*"))
 			if err != nil {
