@@ -77,7 +77,7 @@ func BenchmarkLine(b *testing.B) {
 	}
 }
 
-// settle waits until a helper's agent is at rest, and the helper too.
+// settle waits until a helper's agent is at rest.
 func settle(b *testing.B, pid int) {
 	b.Helper()
 	eventually(b, "rest", func() bool {
