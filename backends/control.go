@@ -29,8 +29,9 @@ const (
 	// nothing is swept.
 	//
 	// A sweep with nothing to do takes well below a millisecond, and any sweep at
-	// most a second. What is not ended by then, as what starts itself anew faster
-	// than it can be stopped, is said on stderr. A resting agent goes on resting.
+	// most a second, for which a signal to the agent waits too. What is not ended
+	// by then, as what starts itself anew faster than it can be stopped, is said
+	// on stderr. A resting agent goes on resting.
 	ControlSweep = "\x00sweep\n"
 
 	// ControlRest stops (SIGSTOP) the agent and all that descends from it, so

@@ -42,6 +42,11 @@ type Harness struct {
 	// has no FixedUser. Zero: 10001:10001.
 	User backends.User
 
+	// Control says that something in front of each main process takes lines of
+	// its input that begin with a NUL byte (see backends.ControlSweep): the suite
+	// writes none.
+	Control bool
+
 	// Leftovers lists what is there of sandboxes of New's instance: containers
 	// by their label, folders, sockets, mounts, helper processes. The suite
 	// itself looks for the sandboxes' processes. It is called when all are

@@ -195,7 +195,7 @@ func (s *suite) stopBlockedReader(t *testing.T) {
 func (s *suite) stopBlockedWriter(t *testing.T) {
 	sb := s.start(t, s.backend(t), s.sleeper())
 	wrote := make(chan error, 1)
-	go func() { _, err := sb.Stdin().Write(make([]byte, 16<<20)); wrote <- err }()
+	go func() { _, err := sb.Stdin().Write(s.input(make([]byte, 16<<20))); wrote <- err }()
 	expectOutput(t, sb.Stdout(), "ready\n")
 	stop(t, sb, 0)
 	bounded(t, "a write that waits", func() error {

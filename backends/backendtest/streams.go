@@ -49,7 +49,7 @@ func (s *suite) stdinEnd(t *testing.T) {
 }
 
 func (s *suite) stdinLarge(t *testing.T) {
-	data := noise(4 << 20)
+	data := s.input(noise(4 << 20))
 	sb := s.start(t, s.backend(t), s.shell("sha256sum"))
 	bounded(t, "writing", func() error { _, err := sb.Stdin().Write(data); return err })
 	r := finish(t, sb)
@@ -185,6 +185,17 @@ func (s *suite) stderrLive(t *testing.T) {
 	if r := finish(t, sb); r.err != "one\ntwo\n" {
 		t.Errorf("stderr %q, want both lines", r.err)
 	}
+}
+
+// input returns data as what is in front of the main process, if anything is,
+// passes on whole.
+func (s *suite) input(data []byte) []byte {
+	for i, c := range data {
+		if s.Control && c == 0 && (i == 0 || data[i-1] == '\n') {
+			data[i] = '0'
+		}
+	}
+	return data
 }
 
 // noise returns n bytes of every kind, the same in each run.

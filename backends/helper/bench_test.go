@@ -1,12 +1,17 @@
 package helper_test
 
 import (
+	"bufio"
 	"io"
 	"net"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"testing"
+
+	"claude-runner/backends"
 )
 
 // BenchmarkStart is what a helper adds to the start of a sandbox, with a program
@@ -26,6 +31,59 @@ func BenchmarkStart(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkLine is a line to an agent that says it again: straight, through a
+// helper that looks for commands, and through one that has put it to rest. The
+// rest before is not measured.
+func BenchmarkLine(b *testing.B) {
+	program := build(b, runtime.GOOS)
+	for name, c := range map[string]struct {
+		argv []string
+		rest bool
+	}{
+		"straight": {argv: []string{"cat"}},
+		"through":  {argv: []string{program, "-control", "--", "cat"}},
+		"resting":  {argv: []string{program, "-control", "--", "cat"}, rest: true},
+	} {
+		b.Run(name, func(b *testing.B) {
+			cmd := exec.Command(c.argv[0], c.argv[1:]...)
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				b.Fatal(err)
+			}
+			out := begin(b, cmd)
+			defer func() { _ = in.Close(); _ = cmd.Wait() }()
+			say := func(text string) {
+				if _, err := io.WriteString(in, text); err != nil {
+					b.Fatal(err)
+				}
+			}
+			line := func(out *bufio.Reader) {
+				say("a line\n")
+				expectLine(b, out, "a line")
+			}
+			line(out)
+			for b.Loop() {
+				if c.rest {
+					b.StopTimer()
+					say(backends.ControlRest)
+					settle(b, cmd.Process.Pid)
+					b.StartTimer()
+				}
+				line(out)
+			}
+		})
+	}
+}
+
+// settle waits until a helper's agent is at rest.
+func settle(b *testing.B, pid int) {
+	b.Helper()
+	eventually(b, "rest", func() bool {
+		states, _ := exec.Command("ps", "-o", "stat=", "--ppid", strconv.Itoa(pid)).Output()
+		return strings.HasPrefix(string(states), "T")
+	})
 }
 
 // BenchmarkForward is what the way through a helper costs, beside the way

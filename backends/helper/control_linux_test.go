@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"claude-runner/backends"
+	"claude-runner/backends/helper"
 )
 
 // TestControlSweep leaves processes behind in many ways. What a sweep ends is
@@ -39,7 +40,7 @@ func TestControlSweep(t *testing.T) {
 					_ = syscall.Kill(pid, syscall.SIGKILL)
 				}
 			})
-			c, _ := converse(t, "sleep 600 >&2 & echo $!; "+mark+` sh -c "$1"; echo ready; while read -r x; do echo $x; done`, leave)
+			c, _ := converse(t, "sleep 600 >&2 & own=$!; echo $own; "+mark+` sh -c "$1"; echo ready; while read -r x; do echo $x; done; kill $own`, leave)
 			own := c.number()
 			c.expect("ready")
 			eventually(t, "what is left behind", func() bool { return len(marked(mark)) > 0 })
@@ -137,6 +138,33 @@ func TestControlRest(t *testing.T) {
 	})
 }
 
+// TestControlConfined has Landlock, which lets a thread send signals only where
+// it itself is confined.
+func TestControlConfined(t *testing.T) {
+	needLandlock(t)
+	mark := fmt.Sprintf("HELPERTEST=%d", time.Now().UnixNano())
+	o := helper.Options{Control: true, Confine: &helper.Confinement{ReadWrite: []string{t.TempDir()}}}
+	c, agent := converseWith(t, o, "while read -r x; do "+mark+" sh -c 'sleep 600 >&2 &'; echo $x; done")
+	for range 10 {
+		c.say(backends.ControlRest)
+		eventually(t, "rest", func() bool { return stateOf(agent) == "T" })
+		c.say("line\n")
+		c.expect("line")
+		c.say(backends.ControlSweep)
+		eventually(t, "a sweep", func() bool { return len(marked(mark)) == 0 })
+	}
+	c.end(0, "")
+	for range 5 {
+		c, _ := converseWith(t, o, "trap 'echo got; exit 7' TERM; echo ready; while :; do sleep 0.01; done")
+		c.expect("ready")
+		if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		c.expect("got")
+		c.end(7, "")
+	}
+}
+
 // The agent, which is the helper's own user, can not take commands from it.
 func TestControlIsClosedToTheAgent(t *testing.T) {
 	script := "head -c 1 </proc/$PPID/fd/0; cat /proc/$PPID/environ"
@@ -166,8 +194,13 @@ type conversation struct {
 // converse starts a script that says its process id first.
 func converse(t *testing.T, script string, args ...string) (c conversation, agent int) {
 	t.Helper()
+	return converseWith(t, control, script, args...)
+}
+
+func converseWith(t *testing.T, o helper.Options, script string, args ...string) (c conversation, agent int) {
+	t.Helper()
 	argv := append([]string{"sh", "-c", "echo $$; " + script, "sh"}, args...)
-	c = conversation{T: t, cmd: commandOf(t, control, argv...), errs: &output{}}
+	c = conversation{T: t, cmd: commandOf(t, o, argv...), errs: &output{}}
 	stderr, err := c.cmd.StderrPipe() // a file, lest Wait waits for all who have it
 	if err != nil {
 		t.Fatal(err)
@@ -248,20 +281,4 @@ func marked(variable string) []int {
 		}
 	}
 	return out
-}
-
-// stateOf is a process's state, as proc(5) abbreviates it; "": it has ended.
-func stateOf(pid int) string { return procStat(pid, 0) }
-
-// ticks are the processor time that a process has used: user's and system's.
-func ticks(pid int) string { return procStat(pid, 11) + "+" + procStat(pid, 12) }
-
-// procStat is a field of a process's status, counted behind its name.
-func procStat(pid, field int) string {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if field >= len(fields) {
-		return ""
-	}
-	return fields[field]
 }

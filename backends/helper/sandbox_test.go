@@ -51,6 +51,14 @@ func TestSandboxes(t *testing.T) {
 			} {
 				t.Run(what, func(t *testing.T) { run(t, s) })
 			}
+			s.control = true
+			for what, run := range map[string]func(*testing.T, *sandboxes){
+				"a sweep ends what the agent has left":        sweeps,
+				"the real agent rests between turns":          realAgentRests,
+				"a resting sandbox is stopped like any other": stopsAtRest,
+			} {
+				t.Run(what, func(t *testing.T) { run(t, s) })
+			}
 		})
 	}
 }
@@ -74,6 +82,7 @@ type sandboxes struct {
 	caps    backends.Capabilities
 	user    backends.User
 	helper  *helper.Program
+	control bool // the helpers' Options.Control
 	count   int
 }
 
@@ -120,7 +129,7 @@ func (s *sandboxes) start(t *testing.T, script string, env map[string]string) (b
 	if slices.Contains(s.caps.Networks, backends.NetworkNone) {
 		spec.Network = backends.NetworkNone
 	}
-	o := helper.Options{Socket: s.caps.Path(m) + "/gateway.sock"}
+	o := helper.Options{Socket: s.caps.Path(m) + "/gateway.sock", Control: s.control}
 	if _, err := helper.LandlockSupported(); err == nil { // where it is the backend's part, it makes no difference
 		o.Confine = &helper.Confinement{ReadWrite: []string{m.Source}}
 	}
@@ -206,10 +215,6 @@ func realAgent(t *testing.T, s *sandboxes) {
 	if !s.caps.Sockets {
 		t.Skip("Capabilities.Sockets is false")
 	}
-	path := "/usr/local/bin:/usr/bin:/bin"
-	if !s.caps.Images {
-		path = filepath.Dir(clitest.Path(t)) + ":" + path // whose folders can be read
-	}
 	model := scripted.New(scripted.MustParse(`
 rules:
   - match: {message: "go", tool_results: 0}
@@ -217,11 +222,7 @@ rules:
   - answer: [{text: "It says {{trim .LastToolResult}}."}]
 `), scripted.Options{})
 	defer model.Close()
-	sb, dir := s.start(t, `read x; cd $W && exec claude -p go --dangerously-skip-permissions`, map[string]string{
-		"PATH": path, "HOME": "/run/runner", "ANTHROPIC_API_KEY": "worthless", "ANTHROPIC_BASE_URL": "http://" + helper.AddressToken,
-		"http_proxy": "http://" + helper.AddressToken, "no_proxy": "127.0.0.1", "DISABLE_AUTOUPDATER": "1",
-		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_RETRIES": "0",
-	})
+	sb, dir := s.start(t, `read x; cd $W && exec claude -p go --dangerously-skip-permissions`, s.agentEnv(t))
 	serve(t, filepath.Join(dir, "gateway.sock"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Host != "" { // as a proxy is asked
 			_, _ = io.WriteString(w, "asked for "+r.URL.String())
@@ -231,6 +232,19 @@ rules:
 	}))
 	if r := finish(t, sb); r.out != "It says 42\nasked for http://example.invalid/x.\n" || r.exit != (backends.Exit{}) {
 		t.Errorf("the agent says %q, stderr %q, exit %+v; the model's problems: %q", r.out, clip(r.errs), r.exit, model.Problems())
+	}
+}
+
+// agentEnv is the environment of the real CLI.
+func (s *sandboxes) agentEnv(t *testing.T) map[string]string {
+	path := "/usr/local/bin:/usr/bin:/bin"
+	if !s.caps.Images {
+		path = filepath.Dir(clitest.Path(t)) + ":" + path // whose folders can be read
+	}
+	return map[string]string{
+		"PATH": path, "HOME": "/run/runner", "ANTHROPIC_API_KEY": "worthless", "ANTHROPIC_BASE_URL": "http://" + helper.AddressToken,
+		"http_proxy": "http://" + helper.AddressToken, "no_proxy": "127.0.0.1", "DISABLE_AUTOUPDATER": "1",
+		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_RETRIES": "0",
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"sync"
 	"syscall"
 )
 
@@ -16,16 +15,19 @@ var passedOn = []os.Signal{
 	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH,
 }
 
-// agent is the process that the helper is there for.
+// agent is the process that the helper is there for. All but do is for the
+// goroutine that has started it, which is locked to its thread: where files and
+// signals are confined, each thread of the helper is in a Landlock domain of its
+// own, and the agent is in that of the thread that has started it. Only from
+// there can it, and what it starts, be sent signals.
 type agent struct {
 	pid   int
-	reaps bool // its orphans come to this process
+	reaps bool        // its orphans come to this process
+	calls chan func() // see do
 
-	mu      sync.Mutex
 	stopped []int // what rests, the agent first
 	ending  bool  // it has been sent SIGTERM
-
-	unswept bool // that nothing is swept has been said
+	unswept bool  // that nothing is swept has been said
 }
 
 // start starts the agent with the helper's own streams and working folder, and
@@ -39,7 +41,7 @@ func start(o Options, env []string) (*agent, error) {
 	// A signal that is caught here has its usual effect in the agent.
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, passedOn...)
-	a := &agent{reaps: becomeReaper()}
+	a := &agent{reaps: becomeReaper(), calls: make(chan func())}
 	in, stdin := &input{agent: a}, 0
 	if o.Control {
 		if stdin, in.to, err = newPipe(); err != nil {
@@ -66,16 +68,39 @@ func start(o Options, env []string) (*agent, error) {
 // passOn runs until the process ends.
 func (a *agent) passOn(signals <-chan os.Signal) {
 	for s := range signals {
-		a.awake(func() {
+		a.do(func() {
+			a.awake()
 			a.ending = a.ending || s == syscall.SIGTERM
 			_ = syscall.Kill(a.pid, s.(syscall.Signal)) // it may have ended
 		})
 	}
 }
 
-// wait returns how the agent ended, and collects orphans until then. What is
-// left of them is not waited for.
+// do has the goroutine that waits for the agent call f, and returns when it has.
+// Where the agent ends first, so does the process.
+func (a *agent) do(f func()) {
+	done := make(chan struct{})
+	a.calls <- func() { f(); close(done) }
+	<-done
+}
+
+// wait returns how the agent ended. Until then it does what others ask for.
 func (a *agent) wait() syscall.WaitStatus {
+	ended := make(chan syscall.WaitStatus)
+	go func() { ended <- a.collect() }()
+	for {
+		select {
+		case f := <-a.calls:
+			f()
+		case status := <-ended:
+			return status
+		}
+	}
+}
+
+// collect returns how the agent ended, and collects orphans until then. What is
+// left of them is not waited for.
+func (a *agent) collect() syscall.WaitStatus {
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)

@@ -23,6 +23,7 @@ type input struct {
 	agent   *agent
 	to      *os.File
 	inLine  bool   // the next byte belongs to a line of the agent's
+	resting bool   // the agent may be at rest
 	command []byte // what has come of a command; empty: none has begun
 	unknown bool   // that a command is not known has been said
 }
@@ -39,7 +40,16 @@ func (in *input) carry(from *os.File) {
 		}
 	}
 	_ = from.Close()
-	in.agent.awake(func() { _ = in.to.Close() })
+	in.awake()
+	_ = in.to.Close()
+}
+
+// awake has an agent that may be at rest awake.
+func (in *input) awake() {
+	if in.resting {
+		in.agent.do(in.agent.awake)
+		in.resting = false
+	}
 }
 
 // take passes on what is the agent's of the next bytes, which waits for an agent
@@ -55,7 +65,7 @@ func (in *input) take(data []byte) error {
 		if i := bytes.Index(data, []byte("\n\x00")); i >= 0 {
 			n = i + 1
 		}
-		in.agent.awake(nil)
+		in.awake()
 		if _, err := in.to.Write(data[:n]); err != nil {
 			return err
 		}
@@ -84,9 +94,10 @@ func (in *input) takeCommand(data []byte) []byte {
 func (in *input) obey(command string) {
 	switch command {
 	case ControlSweep:
-		in.agent.sweep()
+		in.agent.do(in.agent.sweep)
 	case ControlRest:
-		in.agent.rest()
+		in.resting = true
+		in.agent.do(in.agent.rest)
 	default:
 		if !in.unknown {
 			in.unknown = true

@@ -17,25 +17,17 @@ const (
 
 // rest stops the agent and all that descends from it, until awake.
 func (a *agent) rest() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if !a.ending && len(a.stopped) == 0 {
 		a.stopped = stopTree(a.pid)
 	}
 }
 
-// awake wakes what rest has stopped, the agent first, and then does what needs
-// an agent that is awake; nil: nothing.
-func (a *agent) awake(then func()) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+// awake wakes what rest has stopped, the agent first.
+func (a *agent) awake() {
 	for _, pid := range a.stopped {
 		_ = syscall.Kill(pid, syscall.SIGCONT) // it may have been killed
 	}
 	a.stopped = nil
-	if then != nil {
-		then()
-	}
 }
 
 // stopTree stops root and its descendants, looks again for those that were being

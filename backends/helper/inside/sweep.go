@@ -50,7 +50,7 @@ func endOrphans(spared int) int {
 		if len(orphans) == 0 || late {
 			return len(orphans)
 		}
-		time.Sleep(wait) // until they have ended, and agent.wait has collected them
+		time.Sleep(wait) // until they have ended, and agent.collect has collected them
 		wait = min(2*wait, lastLook)
 	}
 }
