@@ -66,7 +66,7 @@ func (h helpers) find() []string {
 // program returns the path of the program that the process runs, "" where that
 // is not one of the container's.
 func (h helpers) program(pid string) string {
-	cmdline, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
+	cmdline, err := os.ReadFile("/proc/" + pid + "/cmdline")
 	if err != nil || len(cmdline) == 0 { // it has ended, or is the kernel's
 		return ""
 	}
