@@ -85,7 +85,7 @@ type NetworkMode string
 
 const (
 	NetworkOpen NetworkMode = "open" // the engine's usual network, and HostAlias
-	NetworkNone NetworkMode = "none" // no interface but loopback
+	NetworkNone NetworkMode = "none" // no interface but loopback, to which localhost leads
 )
 
 // PullPolicy says when an image is looked for in its registry.

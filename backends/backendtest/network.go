@@ -14,6 +14,7 @@ import (
 
 var networkCases = []testCase{
 	{"none: no interface but loopback", (*suite).networkNone},
+	{"none: loopback is up, and localhost leads to it", (*suite).networkLoopback},
 	{"open: the host is reached by HostAlias", (*suite).networkOpen},
 	{"a mode that Capabilities does not list is refused", (*suite).networkRefused},
 }
@@ -26,6 +27,23 @@ func (s *suite) networkNone(t *testing.T) {
 	spec.Network = backends.NetworkNone
 	if r := s.expectExit(t, spec, backends.Exit{}); r.out != "lo\n" {
 		t.Errorf("the interfaces are %q, want lo alone", r.out)
+	}
+}
+
+// networkLoopback connects to a port on which nobody listens, which is refused
+// only where the way there is whole.
+func (s *suite) networkLoopback(t *testing.T) {
+	if !slices.Contains(s.caps.Networks, backends.NetworkNone) {
+		t.Skip("Networks has no none")
+	}
+	spec := s.shell("command -v bash >/dev/null || { echo no bash; exit 0; }; LC_ALL=C exec bash -c 'true </dev/tcp/localhost/1' 2>&1")
+	spec.Network = backends.NetworkNone
+	r := s.run(t, spec)
+	if r.out == "no bash\n" {
+		t.Skip("the image has no bash")
+	}
+	if !strings.Contains(r.out, "Connection refused") {
+		t.Errorf("a connection to localhost: %q, want one that is refused", r.out)
 	}
 }
 

@@ -32,6 +32,7 @@ type engine struct {
 	fixedUser *backends.User // set where the engine is rootless
 	enforced  backends.EnforcedLimits
 	sockets   bool // a sandbox can connect to this host's sockets
+	files     bool // it mounts any file of this host, and a sandbox can read it
 	cgroups   bool // without them what it says of a container's use is the host's
 }
 
@@ -90,11 +91,13 @@ func (b *Backend) usable(info system.Info) error {
 // examine reads what sandboxes can count on, and the notes for whoever runs
 // the runner.
 func (b *Backend) examine(info system.Info) (*engine, []string, error) {
+	onHost := sharesKernel(info) && !hasSecurity(info, "selinux")
 	name := cmp.Or(b.cfg.Runtime, info.DefaultRuntime)
 	r := info.Runtimes[name].Runtime
 	e := &engine{
 		isolation: isolation(name, filepath.Base(r.Path), r.Type),
-		sockets:   sharesKernel(info) && !hasSecurity(info, "selinux"),
+		sockets:   onHost,
+		files:     onHost && !hasSecurity(info, "rootless"),
 		cgroups:   info.CgroupDriver != noCgroups,
 		enforced: backends.EnforcedLimits{
 			Memory: info.MemoryLimit, CPUs: info.CPUCfsPeriod && info.CPUCfsQuota, PIDs: info.PidsLimit,

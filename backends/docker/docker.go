@@ -36,6 +36,7 @@ type Backend struct {
 	name     string
 	instance string
 	cfg      Config
+	stateDir string        // "": there is none
 	nobody   backends.User // who sandboxes are where a Spec does not say and the runner is root
 	log      *slog.Logger
 	at       endpoint
@@ -66,7 +67,7 @@ func New(cfg Config, opts backends.Options) (backends.Backend, error) {
 		return nil, fmt.Errorf("docker client for %s: %w", at.host, err)
 	}
 	b := &Backend{
-		name: opts.Name, instance: opts.Instance, cfg: cfg, nobody: opts.User, log: opts.Log.With("backend", opts.Name), at: at, cli: cli,
+		name: opts.Name, instance: opts.Instance, cfg: cfg, stateDir: opts.StateDir, nobody: opts.User, log: opts.Log.With("backend", opts.Name), at: at, cli: cli,
 	}
 	b.ctx, b.cancel = context.WithCancelCause(context.Background())
 	return b, nil

@@ -64,11 +64,6 @@ func hostConfig(cfg Config, spec backends.Spec, e *engine) (*container.HostConfi
 		LogConfig:      logConfig,
 		Resources:      resources(spec.Limits, e),
 	}
-	if spec.Network == backends.NetworkNone {
-		h.NetworkMode = "none"
-	} else {
-		h.ExtraHosts = []string{backends.HostAlias + ":host-gateway"}
-	}
 	if spec.Hardening.UnmaskedProc {
 		h.MaskedPaths, h.ReadonlyPaths = []string{}, []string{} // nil is the engine's own
 	}

@@ -68,6 +68,9 @@ func (b *Backend) start(ctx context.Context, spec backends.Spec) (*sandbox, erro
 		return nil, err
 	}
 	cfg := containerConfig(spec, user, e, img)
+	if err := b.network(spec, e, cfg, host); err != nil {
+		return nil, err
+	}
 	start := rand.Text()
 	if cfg.Labels, err = b.labels(spec, start); err != nil {
 		return nil, err
