@@ -31,10 +31,10 @@ func (s *Store) Apply(ctx context.Context, changes []session.Change) error {
 	})
 }
 
-// batch is what is known of changes that are written together: of what several
-// of them write to one row, the last is enough.
+// batch is what is known of changes that are written together: of several states
+// of a task, or numbers of a session's last event, the last is enough.
 type batch struct {
-	updates map[string]int   // the last change of each task's row, by its id
+	updates map[string]int   // the last Update of each task, by its id
 	seqs    map[string]int64 // the last event's number of each session
 	there   map[string]bool  // whether a session is, once its seq is written
 	events  []session.Record // that are to be written
@@ -45,9 +45,6 @@ func newBatch(changes []session.Change) *batch {
 	for i, c := range changes {
 		if c.Update != nil {
 			b.updates[c.Update.ID] = i
-		}
-		if c.End != nil {
-			b.updates[c.End.Task.ID] = i
 		}
 		if n := len(c.Events); n > 0 {
 			b.seqs[c.Events[n-1].SessionID] = c.Events[n-1].Seq

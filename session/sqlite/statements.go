@@ -50,8 +50,10 @@ func (s *Store) prepare(ctx context.Context) error {
 	return nil
 }
 
+// insertEvents inserts n events. OR FAIL spares SQLite to note how to take back a
+// part of them: who fails here takes back all of the transaction.
 func insertEvents(n int) string {
-	return `INSERT INTO events (session_id, seq, task_id, step, time, data) VALUES (?, ?, ?, ?, ?, ?)` +
+	return `INSERT OR FAIL INTO events (session_id, seq, task_id, step, time, data) VALUES (?, ?, ?, ?, ?, ?)` +
 		strings.Repeat(`, (?, ?, ?, ?, ?, ?)`, n-1)
 }
 
