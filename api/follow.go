@@ -58,6 +58,9 @@ func (s *Server) follow(ctx context.Context, who caller, cursor *session.Reader,
 	for {
 		until, cancel := context.WithDeadlineCause(ctx, ping, errPingDue)
 		records, err := cursor.Next(until)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			err = errPingDue // while the store was asked, which says it in its own words
+		}
 		cancel()
 		if ctx.Err() == nil { // the key may have been revoked meanwhile
 			if _, err := s.access.holder(context.WithoutCancel(ctx), who.bound); err != nil {

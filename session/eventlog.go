@@ -46,8 +46,8 @@ const (
 	// Where a crowd waited for the last transaction, the next one is begun
 	// crowdTime later, for more to come: a transaction costs more than most of what
 	// is in it.
-	crowd     = 4
-	crowdTime = time.Millisecond
+	crowd     = 3
+	crowdTime = 2 * time.Millisecond
 )
 
 // stream is what is in memory of one session that is being read.

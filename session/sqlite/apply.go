@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"claude-runner/session"
@@ -26,26 +27,24 @@ func (s *Store) Apply(ctx context.Context, changes []session.Change) error {
 				return err
 			}
 		}
-		return nil
+		return s.flush(ctx, tx, b)
 	})
 }
 
-// batch is what is known of changes that are written together: of what several
-// of them write to one row, the last is enough.
+// batch is what is known of changes that are written together: of several states
+// of a task, or numbers of a session's last event, the last is enough.
 type batch struct {
-	updates map[string]int   // the last change of each task's row, by its id
+	updates map[string]int   // the last Update of each task, by its id
 	seqs    map[string]int64 // the last event's number of each session
 	there   map[string]bool  // whether a session is, once its seq is written
+	events  []session.Record // that are to be written
 }
 
-func newBatch(changes []session.Change) batch {
-	b := batch{updates: map[string]int{}, seqs: map[string]int64{}, there: map[string]bool{}}
+func newBatch(changes []session.Change) *batch {
+	b := &batch{updates: map[string]int{}, seqs: map[string]int64{}, there: map[string]bool{}}
 	for i, c := range changes {
 		if c.Update != nil {
 			b.updates[c.Update.ID] = i
-		}
-		if c.End != nil {
-			b.updates[c.End.Task.ID] = i
 		}
 		if n := len(c.Events); n > 0 {
 			b.seqs[c.Events[n-1].SessionID] = c.Events[n-1].Seq
@@ -54,14 +53,14 @@ func newBatch(changes []session.Change) batch {
 	return b
 }
 
-func (s *Store) apply(ctx context.Context, tx *sql.Tx, b batch, i int, c session.Change) error {
+func (s *Store) apply(ctx context.Context, tx *sql.Tx, b *batch, i int, c session.Change) error {
 	if c.Create != nil {
 		if err := s.create(ctx, tx, *c.Create); err != nil {
 			return err
 		}
 	}
 	if c.Update != nil {
-		if err := s.update(ctx, tx, c.Update, b.updates[c.Update.ID] == i); err != nil {
+		if err := s.update(ctx, tx, b, c.Update, b.updates[c.Update.ID] == i); err != nil {
 			return err
 		}
 	}
@@ -80,7 +79,7 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, b batch, i int, c session
 			return err
 		}
 	}
-	return s.appendEvents(ctx, tx, b, c.Events)
+	return s.addEvents(ctx, tx, b, c.Events)
 }
 
 func (s *Store) create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
@@ -113,7 +112,7 @@ func (s *Store) create(ctx context.Context, tx *sql.Tx, c session.Creation) erro
 
 // update writes a task's state, unless it is not the last one of its batch:
 // then that one says, too, whether the task has ended.
-func (s *Store) update(ctx context.Context, tx *sql.Tx, t *session.Task, last bool) error {
+func (s *Store) update(ctx context.Context, tx *sql.Tx, b *batch, t *session.Task, last bool) error {
 	if last {
 		res, err := exec(ctx, tx, s.updateTask, t.State, t.Backend, t.Sandbox, nanos(t.StartedAt), t.TurnFrom, t.ID)
 		if err := changedOne(res, err); err != nil {
@@ -122,6 +121,11 @@ func (s *Store) update(ctx context.Context, tx *sql.Tx, t *session.Task, last bo
 	}
 	if t.State != session.TaskStarting {
 		return nil
+	}
+	if slices.ContainsFunc(b.events, func(e session.Record) bool { return e.TaskID == t.ID && e.Step > 0 }) {
+		if err := s.flush(ctx, tx, b); err != nil {
+			return err
+		}
 	}
 	if _, err := exec(ctx, tx, s.beginSteps, t.ID); err != nil {
 		return fmt.Errorf("begin the task's steps anew: %w", err)

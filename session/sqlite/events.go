@@ -11,9 +11,9 @@ import (
 	"claude-runner/session"
 )
 
-// appendEvents writes events of one session. Those of a session that is gone
-// are dropped.
-func (s *Store) appendEvents(ctx context.Context, tx *sql.Tx, b batch, events []session.Record) error {
+// addEvents has events of one session written by flush. Those of a session that
+// is gone are dropped.
+func (s *Store) addEvents(ctx context.Context, tx *sql.Tx, b *batch, events []session.Record) error {
 	if len(events) == 0 {
 		return nil
 	}
@@ -29,15 +29,31 @@ func (s *Store) appendEvents(ctx context.Context, tx *sql.Tx, b batch, events []
 		}
 		b.there[id] = n == 1
 	}
-	if !b.there[id] {
-		return nil
+	if b.there[id] {
+		b.events = append(b.events, events...)
 	}
-	insert := tx.StmtContext(ctx, s.insertEvent)
-	defer insert.Close()
-	for _, e := range events {
-		if _, err := insert.ExecContext(ctx, e.SessionID, e.Seq, e.TaskID, e.Step, nanos(e.Time), e.Data); err != nil {
-			return fmt.Errorf("write event %d of session %s: %w", e.Seq, e.SessionID, err)
+	return nil
+}
+
+// eventRows is how many events one statement writes.
+const eventRows = 8
+
+// flush writes the batch's events.
+func (s *Store) flush(ctx context.Context, tx *sql.Tx, b *batch) error {
+	args := make([]any, 0, 6*eventRows)
+	for len(b.events) > 0 {
+		n, insert := 1, s.insertEvent
+		if len(b.events) >= eventRows {
+			n, insert = eventRows, s.insertEvents
 		}
+		args = args[:0]
+		for _, e := range b.events[:n] {
+			args = append(args, e.SessionID, e.Seq, e.TaskID, e.Step, nanos(e.Time), e.Data)
+		}
+		if _, err := exec(ctx, tx, insert, args...); err != nil {
+			return fmt.Errorf("write events from %d of session %s: %w", b.events[0].Seq, b.events[0].SessionID, err)
+		}
+		b.events = b.events[n:]
 	}
 	return nil
 }

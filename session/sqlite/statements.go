@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"strings"
 )
 
 // statements are those that every task runs, prepared once: SQLite takes longer
@@ -10,7 +11,7 @@ import (
 type statements struct {
 	// Of the connection that writes.
 	createSession, createTask, updateTask, beginSteps, endTask, endSession *sql.Stmt
-	setLastSeq, insertEvent, insertUsage, insertAudit                      *sql.Stmt
+	setLastSeq, insertEvent, insertEvents, insertUsage, insertAudit        *sql.Stmt
 
 	// Of those that read.
 	readSession, readTask, readLastSeq *sql.Stmt
@@ -32,7 +33,8 @@ func (s *Store) prepare(ctx context.Context) error {
 		{s.write, &s.endSession, `UPDATE sessions SET agent_id = CASE WHEN ?1 = '' THEN agent_id ELSE ?1 END,
 			turns = turns + ?2, cost_usd = cost_usd + ?3, updated_at = max(updated_at, ?4) WHERE id = ?5`},
 		{s.write, &s.setLastSeq, `UPDATE sessions SET last_seq = ? WHERE id = ?`},
-		{s.write, &s.insertEvent, `INSERT INTO events (session_id, seq, task_id, step, time, data) VALUES (?, ?, ?, ?, ?, ?)`},
+		{s.write, &s.insertEvent, insertEvents(1)},
+		{s.write, &s.insertEvents, insertEvents(eventRows)},
 		{s.write, &s.insertUsage, `INSERT INTO usage (` + usageColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
 		{s.write, &s.insertAudit, `INSERT INTO audit (` + auditColumns + `) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
 
@@ -46,6 +48,13 @@ func (s *Store) prepare(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// insertEvents inserts n events. OR FAIL spares SQLite to note how to take back a
+// part of them: who fails here takes back all of the transaction.
+func insertEvents(n int) string {
+	return `INSERT OR FAIL INTO events (session_id, seq, task_id, step, time, data) VALUES (?, ?, ?, ?, ?, ?)` +
+		strings.Repeat(`, (?, ?, ?, ?, ?, ?)`, n-1)
 }
 
 // exec runs a prepared statement in a transaction.
