@@ -90,7 +90,7 @@ log: {level: warn}
 shutdown_grace: 30s
 backends: {it: {kind: %s%s}}
 agents:
-  worker: {backend: it, limits: {memory: 0, cpus: 0, pids: 0}, timeout: 5m}
+  worker: {backend: it, limits: {memory: 0, cpus: 0, pids: 0}, timeout: 5m, idle_timeout: 1m, keep_warm: 1}
 `
 
 const crashScript = `
