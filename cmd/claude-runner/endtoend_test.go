@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -93,18 +94,24 @@ type deployment struct {
 // can't run agents here, or fails it where it has to.
 func deploy(t *testing.T, kind string) *deployment {
 	t.Helper()
-	return deployWith(t, kind, scripted.Options{})
+	return deployWith(t, kind, deployOptions{})
 }
 
-// deployWith is deploy with a model's options.
-func deployWith(t *testing.T, kind string, o scripted.Options) *deployment {
+// deployOptions change a deployment.
+type deployOptions struct {
+	model        scripted.Options
+	modelAddress string   // where the model listens; "" is this host's loopback
+	env          []string // variables of the server, in pairs
+}
+
+func deployWith(t *testing.T, kind string, o deployOptions) *deployment {
 	t.Helper()
 	site := startSite(t)
-	o.KeepRequests = 5000
-	model, url := startModel(t, "testdata/script.yaml", o)
+	o.model.KeepRequests = 5000
+	model, url := startModelOn(t, cmp.Or(o.modelAddress, "127.0.0.1:0"), "testdata/script.yaml", o.model)
 	acmePort := startAcme(t)
 	env := with(variables(t, kind, url), "ACME_PORT", acmePort, "SITE_PORT", portOf(site.URL))
-	p := startProgram(t, loadConfig(t, testConfig, env))
+	p := startProgram(t, loadConfig(t, testConfig, with(env, o.env...)))
 	requireAgent(t, p, kind)
 	d := &deployment{program: p, kind: kind, acmePort: acmePort, site: site, sitePort: portOf(site.URL), model: model}
 	b, _ := p.backends.Backend(kind)
