@@ -66,14 +66,29 @@ var endToEndCases = []struct {
 func TestEndToEnd(t *testing.T) {
 	for _, kind := range kinds() {
 		t.Run(kind.Name, func(t *testing.T) {
+			t.Parallel()
 			d := deploy(t, kind.Name)
 			for _, c := range endToEndCases {
-				t.Run(c.name, func(t *testing.T) {
-					if !c.alone {
+				if !c.alone {
+					t.Run(c.name, func(t *testing.T) {
 						t.Parallel()
-					}
-					c.run(t, d)
-				})
+						c.run(t, d)
+					})
+				}
+			}
+		})
+	}
+}
+
+// TestEndToEndAlone is TestEndToEnd for the cases that measure.
+func TestEndToEndAlone(t *testing.T) {
+	for _, kind := range kinds() {
+		t.Run(kind.Name, func(t *testing.T) {
+			d := deploy(t, kind.Name)
+			for _, c := range endToEndCases {
+				if c.alone {
+					t.Run(c.name, func(t *testing.T) { c.run(t, d) })
+				}
 			}
 		})
 	}
