@@ -109,7 +109,10 @@ type deployment struct {
 // can't run agents here, or fails it where it has to.
 func deploy(t *testing.T, kind string) *deployment {
 	t.Helper()
-	return deployWith(t, kind, deployOptions{})
+	port := startAcme(t)
+	d := deployWith(t, kind, deployOptions{env: []string{"ACME_PORT", port}})
+	d.acmePort = port
+	return d
 }
 
 // deployOptions change a deployment.
@@ -119,16 +122,16 @@ type deployOptions struct {
 	env          []string // variables of the server, in pairs
 }
 
+// deployWith is deploy for a test of its own kind, without the company's API.
 func deployWith(t *testing.T, kind string, o deployOptions) *deployment {
 	t.Helper()
 	site := startSite(t)
 	o.model.KeepRequests = 5000
 	model, url := startModelOn(t, cmp.Or(o.modelAddress, "127.0.0.1:0"), "testdata/script.yaml", o.model)
-	acmePort := startAcme(t)
-	env := with(variables(t, kind, url), "ACME_PORT", acmePort, "SITE_PORT", portOf(site.URL))
-	p := startProgram(t, loadConfig(t, testConfig, with(env, o.env...)))
+	env := with(variables(t, kind, url), append(o.env, "SITE_PORT", portOf(site.URL))...)
+	p := startProgram(t, loadConfig(t, testConfig, env))
 	requireAgent(t, p, kind)
-	d := &deployment{program: p, kind: kind, acmePort: acmePort, site: site, sitePort: portOf(site.URL), model: model}
+	d := &deployment{program: p, kind: kind, site: site, sitePort: portOf(site.URL), model: model}
 	b, _ := p.backends.Backend(kind)
 	d.capabilities = b.Capabilities()
 	t.Cleanup(func() {
