@@ -140,14 +140,14 @@ var attacks = []attack{
 	{name: "read another session's files", held: apart, won: shows(victimSecret),
 		command: func(g *target) string {
 			return fmt.Sprintf(`(cat %s %s/../../*/workspace/secret /proc/[0-9]*/cwd/secret; grep -D skip -rhs what-only / --include=secret) 2>/dev/null | head -c 2000 | rev`,
-				g.program.workspace(g.victim.id, "secret"), g.program.workspace(g.chat.id))
+				g.workspace(g.victim.id, "secret"), g.workspace(g.chat.id))
 		}},
 	{name: "use another session's way out", held: apart, won: says("OTHER-SOCKET"),
 		command: func(g *target) string {
 			return fmt.Sprintf(`mine=$(ls /run/runner/*.sock %[2]s/../run/*.sock 2>/dev/null | xargs -n1 basename)
 				for s in $(ls /run/runner/*.sock %[1]s/../run/*.sock /proc/[0-9]*/root/run/runner/*.sock 2>/dev/null); do
 					echo "$mine" | grep -q "$(basename $s)" || { curl -sm3 --noproxy '*' --unix-socket $s http://x/ -o /dev/null && echo OTHER-SOCKET; }
-				done; echo over`, g.program.workspace(g.victim.id), g.program.workspace(g.chat.id))
+				done; echo over`, g.workspace(g.victim.id), g.workspace(g.chat.id))
 		}},
 	{name: "see and end another session's processes", held: apart, won: func(g *target, r reply) string {
 		if strings.Contains(r.Text, "SEEN") {
