@@ -202,7 +202,7 @@ var attacks = []attack{
 			mkdir -p deep/$(printf 'd/%%.0s' $(seq 300)); echo over`, g.cfg.DataDir)
 	}},
 	{name: "fill the disk", spoils: true, held: everywhere, won: stoppedBy("disk_limit"),
-		command: fixed(`for i in $(seq 60); do head -c 16M /dev/urandom >big$i; sleep 0.1; done; sleep 30; echo over`)},
+		command: fixed(`for i in $(seq 60); do head -c 16M /dev/zero >big$i; sleep 0.1; done; sleep 30; echo over`)},
 	{name: "fill the runner's log", spoils: true, held: everywhere, won: stoppedBy("output_limit"),
 		command: fixed(`yes 'noise of a tool that writes where only its agent should' | head -c 64M >/proc/$PPID/fd/1; sleep 30; echo over`)},
 	{name: "fork without end", harm: true, held: bounded, won: stillThere,
