@@ -150,7 +150,8 @@ func (g target) try(t *testing.T, a attack, c *chat) {
 	}
 	g.t, g.chat, g.mark = t, c, unique()
 	g.hostPort, g.reached = listenEverywhere(t)
-	r := g.chat.send("run: gateway=${http_proxy:-$ANTHROPIC_BASE_URL}\n" + a.command(&g))
+	// The CLI's shell has a grep of its own, which leaves files out.
+	r := g.chat.send("run: unset -f grep; gateway=${http_proxy:-$ANTHROPIC_BASE_URL}\n" + a.command(&g))
 	if r.Code != "" && r.Code != "out_of_memory" {
 		t.Logf("the attacker's task: %s", r.body)
 	}
