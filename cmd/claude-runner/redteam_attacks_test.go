@@ -156,7 +156,7 @@ var attacks = []attack{
 		return ""
 	}, command: fixed(`for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'red-[t]eam-victim' && echo SEEN; done; echo over`)},
 	{name: "leave a process behind", spoils: true, held: everywhere, won: func(g *target, _ reply) string {
-		deadline := time.Now().Add(2 * time.Second)
+		deadline := time.Now().Add(20 * time.Second) // a busy host removes late
 		for {
 			left := append(processes(g.t, g.mark), g.sandboxes(g.t, g.chat.id)...)
 			if len(left) == 0 {
