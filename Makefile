@@ -9,19 +9,21 @@ GOLANGCI_LINT_VERSION := v2.15.0
 # The program that tests run as the agent: the real CLI, of the version that the image has.
 CLAUDE_RUNNER_TEST_CLI ?= $(TOOLS)/bin/claude
 
-# go test: which tests and benchmarks, how often, in which packages.
-PKG     ?= ./...
-RUN     ?=
-BENCH   ?= .
-COUNT   ?= 1
-TIMEOUT ?= 20m
+# go test: which tests and benchmarks, how often, in which packages. The slowest are first, and tests that may run side by
+# side mostly wait.
+PKG      ?= ./cmd/... ./...
+PARALLEL ?= 4
+RUN      ?=
+BENCH    ?= .
+COUNT    ?= 1
+TIMEOUT  ?= 20m
 
 # make crashtest: how often it kills the runner, over how many sessions.
 KILLS    ?= 100
 SESSIONS ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint cross bench crashtest engines image cli lint-tools clean
+.PHONY: help demo build test lint cross bench crashtest redteam engines image cli lint-tools clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +39,7 @@ build: ## build bin/claude-runner
 	@[ "$$(go env GOOS)" = linux ] || { set -ex; CGO_ENABLED=0 GOOS=linux $(GO_BUILD) -o bin/claude-runner-linux-$$(go env GOARCH) ./cmd/claude-runner; }
 
 test: cli ## run all tests; engines that are missing are skipped unless REQUIRE_BACKENDS=docker,podman,local names them
-	CLAUDE_RUNNER_TEST_CLI=$(CLAUDE_RUNNER_TEST_CLI) go test -race -timeout $(TIMEOUT) -count $(COUNT) $(if $(RUN),-run '$(RUN)') $(PKG)
+	CLAUDE_RUNNER_TEST_CLI=$(CLAUDE_RUNNER_TEST_CLI) go test -race -timeout $(TIMEOUT) -parallel $(PARALLEL) -count $(COUNT) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 # Without cgo, as the program is built: then lint and cross share what they compile.
 lint: lint-tools ## check format, go vet and golangci-lint
@@ -55,6 +57,10 @@ bench: cli ## run benchmarks: BENCH=pattern COUNT=times
 crashtest: cli ## kill the runner KILLS=100 times while SESSIONS=8 sessions work, on every backend
 	CRASHTEST_KILLS=$(KILLS) CRASHTEST_SESSIONS=$(SESSIONS) CLAUDE_RUNNER_TEST_CLI=$(CLAUDE_RUNNER_TEST_CLI) \
 	  go test -race -v -count 1 -run TestCrash -timeout 90m ./cmd/claude-runner
+
+redteam: cli ## try every attack of SECURITY.md in every network mode
+	REDTEAM=all CLAUDE_RUNNER_TEST_CLI=$(CLAUDE_RUNNER_TEST_CLI) go test -race -v -count 1 -parallel $(PARALLEL) -run 'TestRedTeam|TestSecurityTable' \
+	  -timeout 30m ./cmd/claude-runner
 
 engines: ## install (Debian, root) and start Docker and rootless Podman
 	.ci/engines install start status

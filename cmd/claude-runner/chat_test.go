@@ -123,6 +123,13 @@ func (c *chat) with(field string, value any) *chat {
 	return &o
 }
 
+// as is the same session, of another test.
+func (c *chat) as(t testing.TB) *chat {
+	o := *c
+	o.t = t
+	return &o
+}
+
 // send posts a message and returns the answer to the task, however it ends.
 func (c *chat) send(message string) reply {
 	c.t.Helper()
