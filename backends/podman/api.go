@@ -31,6 +31,7 @@ type createRequest struct {
 	Unmask          []string            `json:"unmask,omitempty"`
 	NoNewPrivileges bool                `json:"no_new_privileges"`
 	ReadOnly        bool                `json:"read_only_filesystem"`
+	Volatile        bool                `json:"volatile"`
 	ReadWriteTmpfs  bool                `json:"read_write_tmpfs"`
 	Mounts          []mount             `json:"mounts,omitempty"`
 	Resources       *resources          `json:"resource_limits,omitempty"`

@@ -88,6 +88,7 @@ func (b *Backend) request(e *engine, spec backends.Spec) (*createRequest, error)
 		CapAdd:          spec.Hardening.Capabilities,
 		NoNewPrivileges: !spec.Hardening.NewPrivileges,
 		ReadOnly:        !spec.Hardening.WritableRoot,
+		Volatile:        true, // else its end waits until all that this host has to write is on the disk
 		Mounts:          mounts,
 		Resources:       limitResources(e, spec.Limits),
 		RLimits:         limitProcesses(e, spec.Limits),

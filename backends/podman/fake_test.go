@@ -244,7 +244,7 @@ func TestWhatTheEngineIsAskedFor(t *testing.T) {
 		"image": "some/image", "image_volume_mode": "ignore", "entrypoint": []any{"program"}, "command": []any{"a", ""},
 		"env": map[string]any{"A": "b"}, "httpproxy": false, "work_dir": "/work", "user": "1001:1002", "userns": map[string]any{"nsmode": "keep-id"},
 		"stdin": true, "init": true, "systemd": "false", "oci_runtime": "crun", "hostadd": []any{"host.docker.internal:host-gateway"},
-		"cap_drop": []any{"ALL"}, "no_new_privileges": true, "read_only_filesystem": true, "read_write_tmpfs": false,
+		"cap_drop": []any{"ALL"}, "no_new_privileges": true, "read_only_filesystem": true, "volatile": true, "read_write_tmpfs": false,
 		"mounts": []any{bind("/work", "rw"), bind("/ro", "ro"), map[string]any{
 			"type": "tmpfs", "source": "tmpfs", "destination": "/tmp",
 			"options": []any{"rw", "exec", "nosuid", "nodev", "notmpcopyup", "mode=1777", "size=1048576"},

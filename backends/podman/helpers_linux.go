@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -32,38 +31,49 @@ func (b *Backend) helpers(ctx context.Context, id string) helpers {
 }
 
 // await waits until the processes have ended. They do so by themselves once
-// the container is gone.
+// the container is gone. The host's processes, which may be many, are looked
+// through when those that were found have ended, not all the time.
 func (h helpers) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
-	for {
-		left := h.find()
-		if len(left) == 0 {
-			return nil
-		}
-		if err := sleep(ctx, 5*time.Millisecond); err != nil {
-			return fmt.Errorf("processes of the engine have not ended: %s: %w", strings.Join(left, ", "), err)
+	for left := h.find(); len(left) > 0; left = h.find() {
+		for _, pid := range left {
+			for name := h.program(pid); name != ""; name = h.program(pid) {
+				if err := sleep(ctx, 5*time.Millisecond); err != nil {
+					return fmt.Errorf("a process of the engine has not ended: %s %s: %w", pid, name, err)
+				}
+			}
 		}
 	}
+	return nil
 }
 
 // find lists the processes that are there.
 func (h helpers) find() []string {
-	entries, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
-	var out []string
+	var pids []string
 	for _, e := range entries {
-		cmdline, err := os.ReadFile(e)
-		if err != nil || len(cmdline) == 0 { // it has ended, or is the kernel's
-			continue
-		}
-		if args := bytes.Split(bytes.TrimSuffix(cmdline, []byte{0}), []byte{0}); h.owns(args) {
-			out = append(out, filepath.Base(filepath.Dir(e))+" "+string(args[0]))
+		if pid := e.Name(); pid[0] <= '9' && h.program(pid) != "" {
+			pids = append(pids, pid)
 		}
 	}
-	return out
+	return pids
+}
+
+// program returns the path of the program that the process runs, "" where that
+// is not one of the container's.
+func (h helpers) program(pid string) string {
+	cmdline, err := os.ReadFile("/proc/" + pid + "/cmdline")
+	if err != nil || len(cmdline) == 0 { // it has ended, or is the kernel's
+		return ""
+	}
+	if args := bytes.Split(bytes.TrimSuffix(cmdline, []byte{0}), []byte{0}); h.owns(args) {
+		return string(args[0])
+	}
+	return ""
 }
 
 func (h helpers) owns(args [][]byte) bool {
