@@ -2,7 +2,9 @@ package backendtest
 
 import (
 	"io"
+	"slices"
 	"testing"
+	"time"
 
 	"claude-runner/backends"
 )
@@ -22,6 +24,29 @@ func Benchmark(b *testing.B, h Harness) {
 				b.Fatalf("ended with %+v", r.exit)
 			}
 			stop(b, sb, 0)
+		}
+	})
+
+	// The same, as an agent's sandbox is: from Start to the process's first
+	// output, to its end and to the end of Stop. The medians.
+	b.Run("cold", func(b *testing.B) {
+		spec := s.agentLike(b)
+		var output, end, stopped []time.Duration
+		for b.Loop() {
+			began := time.Now()
+			sb := s.start(b, backend, spec)
+			if _, err := io.ReadFull(sb.Stdout(), make([]byte, 1)); err != nil {
+				b.Fatal(err)
+			}
+			output = append(output, time.Since(began))
+			finish(b, sb)
+			end = append(end, time.Since(began))
+			stop(b, sb, 0)
+			stopped = append(stopped, time.Since(began))
+		}
+		for unit, times := range map[string][]time.Duration{"ms-to-output": output, "ms-to-end": end, "ms-to-stopped": stopped} {
+			slices.Sort(times)
+			b.ReportMetric(float64(times[len(times)/2].Microseconds())/1000, unit)
 		}
 	})
 
@@ -53,4 +78,22 @@ func Benchmark(b *testing.B, h Harness) {
 			stop(b, sb, 0)
 		}
 	})
+}
+
+// agentLike describes a sandbox with all that an agent's has, whose program says
+// a line.
+func (s *suite) agentLike(b *testing.B) backends.Spec {
+	spec := s.shell("")
+	spec.Argv = []string{"echo", "hello"}
+	spec.Limits = backends.Limits{Memory: 1 << 30, CPUs: 1, PIDs: 256, OpenFiles: 4096}
+	if slices.Contains(s.caps.Networks, backends.NetworkNone) {
+		spec.Network = backends.NetworkNone
+	}
+	if s.caps.Enforced.Tmpfs {
+		spec.Limits.Tmpfs = map[string]int64{"/tmp": 64 << 20}
+	}
+	for _, target := range []string{"/workspace", "/home/agent", "/run/runner"} {
+		spec.Mounts = append(spec.Mounts, backends.Mount{Source: OwnedDir(b, s.user), Target: target})
+	}
+	return spec
 }

@@ -21,11 +21,10 @@ const (
 // network says what the container reaches.
 //
 // Without a network it is a network namespace of its own in which the runtime
-// sets up loopback, whether the engine's network code knows of it
-// (NetworkMode none) or not (NetworkDisabled too). Where it does, the engine
-// starts a copy of itself for it at each start, which is half of the time and
-// of the processor time of a start. Where it does not, nobody writes the
-// container's /etc/hosts.
+// sets up loopback, whether the engine's network code knows of it or not
+// (NetworkDisabled). Where it does, an engine before version 28 starts a copy of
+// itself for it, which is half of a start's time and processor time. Where it
+// does not, nobody writes the container's /etc/hosts.
 func (b *Backend) network(spec backends.Spec, e *engine, cfg *container.Config, host *container.HostConfig) error {
 	if spec.Network != backends.NetworkNone {
 		host.ExtraHosts = []string{backends.HostAlias + ":host-gateway"}
