@@ -113,6 +113,31 @@ func BenchmarkLargeDatabase(b *testing.B) {
 	w.close()
 }
 
+// BenchmarkStoredSessions tells what ten thousand stored sessions cost beside
+// ten: a submit, a session and a page of them.
+func BenchmarkStoredSessions(b *testing.B) {
+	for _, n := range []int{10, 10000} {
+		b.Run(fmt.Sprintf("sessions=%d", n), func(b *testing.B) {
+			dir := backendtest.SharedDir(b)
+			fill(b, filepath.Join(dir, "runner.db"), n, 5)
+			w := openWorld(b, dir, func(s *setup) { s.session.Concurrency, s.session.QueueDepth = 1, 1<<30 })
+			for _, path := range []string{"/sessions?limit=50", "/session/session-5"} {
+				b.Run("GET "+path[1:], func(b *testing.B) {
+					var took []time.Duration
+					for b.Loop() {
+						took = append(took, w.timed(http.MethodGet, path, "", http.StatusOK))
+					}
+					report(b, took, "")
+				})
+			}
+			w.held("holding")
+			b.Run("submit", func(b *testing.B) { benchSubmits(b, w) })
+			w.letGo("holding")
+			w.close()
+		})
+	}
+}
+
 // fill makes a database with sessions of one ended task and some events each.
 func fill(b *testing.B, path string, sessions, events int) {
 	b.Helper()

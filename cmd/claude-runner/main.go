@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	_ "claude-runner/agent/nothing"   // under its name, this program is an agent that does nothing
 	_ "claude-runner/backends/helper" // in a sandbox, this program is its helper
 )
 

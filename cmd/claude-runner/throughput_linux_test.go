@@ -22,8 +22,7 @@ import (
 // in a second, where their agents are hot and do nothing: over HTTP, each
 // acknowledged when it is in the database. Its metrics are that number, the
 // times from a request to its answer, and the processor time of a task by who
-// used it. -benchtime is how long it is loaded, and must be 1x for the pace
-// that is told to be the whole run's.
+// used it. It is loaded for LOAD_TIME, once.
 func BenchmarkThroughput(b *testing.B) {
 	for _, sessions := range []int{16, 64} {
 		b.Run(fmt.Sprintf("sessions=%d", sessions), func(b *testing.B) {

@@ -43,7 +43,7 @@ func (s *Store) prepare(ctx context.Context) error {
 		{s.read, &s.readLastSeq, `SELECT last_seq FROM sessions WHERE id = ?`},
 	} {
 		var err error
-		if *p.stmt, err = p.db.PrepareContext(ctx, p.text); err != nil { // Close of the database closes it
+		if *p.stmt, err = p.db.PrepareContext(ctx, p.text); err != nil { //nolint:sqlclosecheck // the database's Close closes it
 			return err
 		}
 	}
