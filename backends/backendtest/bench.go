@@ -109,21 +109,3 @@ func (s *suite) agentLike(b *testing.B) backends.Spec {
 	}
 	return spec
 }
-
-// agentLike describes a sandbox with all that an agent's has, whose program says
-// a line.
-func (s *suite) agentLike(b *testing.B) backends.Spec {
-	spec := s.shell("")
-	spec.Argv = []string{"echo", "hello"}
-	spec.Limits = backends.Limits{Memory: 1 << 30, CPUs: 1, PIDs: 256, OpenFiles: 4096}
-	if slices.Contains(s.caps.Networks, backends.NetworkNone) {
-		spec.Network = backends.NetworkNone
-	}
-	if s.caps.Enforced.Tmpfs {
-		spec.Limits.Tmpfs = map[string]int64{"/tmp": 64 << 20}
-	}
-	for _, target := range []string{"/workspace", "/home/agent", "/run/runner"} {
-		spec.Mounts = append(spec.Mounts, backends.Mount{Source: OwnedDir(b, s.user), Target: target})
-	}
-	return spec
-}
