@@ -21,7 +21,8 @@ type benchBurst struct {
 	medians []float64
 }
 
-// burstRounds is how often each sort of burst is measured.
+// burstRounds is how often each sort of burst is measured, where there are
+// enough samples for it.
 const burstRounds = 3
 
 // bursts measures bursts of all sorts, one of each in each round.
@@ -48,8 +49,9 @@ func (l *lab) bursts(ctx context.Context, _ *benchReport, b *benchBackend) error
 	if l.o.wants("warm") {
 		add(&b.BurstWarm, func(ctx context.Context) (*quantiles, error) { return l.burstWarm(ctx, b.Name) })
 	}
-	l.say("%s: %d bursts of %s", b.Name, burstRounds*len(sorts), count(l.o.burst, "session"))
-	for range burstRounds {
+	rounds := min(burstRounds, max(1, l.o.samples/5))
+	l.say("%s: %d bursts of %s", b.Name, rounds*len(sorts), count(l.o.burst, "session"))
+	for range rounds {
 		for _, sort := range sorts {
 			if *sort.into == nil {
 				*sort.into = &benchBurst{Sessions: l.o.burst}

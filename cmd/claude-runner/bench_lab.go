@@ -22,6 +22,8 @@ import (
 
 	"claude-runner/agent/scripted"
 	"claude-runner/backends"
+	"claude-runner/backends/local"
+	"claude-runner/config"
 )
 
 // lab is what a run of bench measures with. Its close removes all of it.
@@ -140,9 +142,6 @@ func (l *lab) findBackends(ctx context.Context) (found []*benchBackend, skipped 
 			continue
 		}
 		status, images, err := l.probe(ctx, registry, kind)
-		if err == nil && !images && l.cli == "" {
-			err = errors.New(l.noCLI)
-		}
 		if err != nil {
 			skipped = append(skipped, benchSkipped{kind.Name, err.Error()})
 			l.say("%s is left out: %v", kind.Name, err)
@@ -153,8 +152,13 @@ func (l *lab) findBackends(ctx context.Context) (found []*benchBackend, skipped 
 	return found, skipped
 }
 
+// probe starts the CLI on a backend, and reports whether it uses images.
 func (l *lab) probe(ctx context.Context, r *backends.Registry, kind backends.Kind) (backends.Status, bool, error) {
-	err := r.Add(kind.Name, kind.NewConfig(), backends.Options{
+	settings := kind.NewConfig()
+	if c, ok := settings.(*local.Config); ok {
+		c.Path = searchPath(l.cliDir())
+	}
+	err := r.Add(kind.Name, settings, backends.Options{
 		Name: kind.Name, Instance: "bench-" + uuid.NewString(), StateDir: filepath.Join(l.dir, "probe", kind.Name),
 		User: l.sandboxUser(), Log: slog.New(slog.DiscardHandler),
 	})
@@ -162,8 +166,22 @@ func (l *lab) probe(ctx context.Context, r *backends.Registry, kind backends.Kin
 		return backends.Status{}, false, err
 	}
 	b, _ := r.Backend(kind.Name)
+	images := b.Capabilities().Images
+	if !images && l.cli == "" {
+		return backends.Status{}, images, errors.New(l.noCLI)
+	}
 	status, err := b.Check(ctx)
-	return status, b.Capabilities().Images, err
+	if err != nil {
+		return status, images, err
+	}
+	image := ""
+	if images {
+		image = l.o.image
+	}
+	if _, err := cliVersion(ctx, b, image, &config.Config{SandboxUser: l.sandboxUser()}); err != nil {
+		return status, images, fmt.Errorf("the CLI does not start: %w; %s", err, cliAdvice(image))
+	}
+	return status, images, nil
 }
 
 // sandboxUser is who runs agents: an unprivileged user where this one is root.

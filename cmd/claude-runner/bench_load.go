@@ -121,6 +121,7 @@ func (s *benchServer) plainTurn(ctx context.Context, agentName, session string) 
 type serverProcesses struct {
 	server, gateway, agents processUse
 	count                   int // of the agents'
+	gatewayPID              int
 }
 
 // processUse is what processes hold now, and have taken so far.
@@ -139,6 +140,7 @@ func (s *benchServer) processes() serverProcesses {
 		case p.pid == s.cmd.Process.Pid || p.pid == os.Getpid():
 		case p.name == gatewayProcess:
 			all.gateway.add(use)
+			all.gatewayPID = p.pid
 		default:
 			all.agents.add(use)
 			all.count++

@@ -94,17 +94,10 @@ func (l *lab) idleServer(ctx context.Context) (_ *benchIdle, err error) {
 	if err != nil {
 		return nil, err
 	}
-	idle := &benchIdle{
-		ServerResidentBytes: residentBytes(s.cmd.Process.Pid),
-		ServerBytes:         after.server.memory, GatewayBytes: after.gateway.memory,
+	return &benchIdle{
+		ServerResidentBytes: residentBytes(s.cmd.Process.Pid), GatewayResidentBytes: residentBytes(after.gatewayPID),
+		ServerBytes: after.server.memory, GatewayBytes: after.gateway.memory,
 		ServerPerSecondMS:  ms(after.server.cpu-before.server.cpu) / restFor.Seconds(),
 		GatewayPerSecondMS: ms(after.gateway.cpu-before.gateway.cpu) / restFor.Seconds(),
-	}
-	found, _ := processesIn(s.folder())
-	for _, p := range found {
-		if p.name == gatewayProcess {
-			idle.GatewayResidentBytes = residentBytes(p.pid)
-		}
-	}
-	return idle, nil
+	}, nil
 }

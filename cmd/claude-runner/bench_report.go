@@ -29,7 +29,7 @@ type benchReport struct {
 	Idle     *benchIdle      `json:"idle,omitempty"`
 	Overhead *benchOverhead  `json:"overhead,omitempty"`
 	Targets  []benchTarget   `json:"targets"`
-	Soak     []*soakReport   `json:"soak,omitempty"`
+	Soak     *soakReport     `json:"soak,omitempty"`
 }
 
 // benchShown are the options that the figures depend on.
@@ -185,14 +185,10 @@ func (r *benchReport) write(o benchOptions, out io.Writer) error {
 
 // failure is the error that a report is, if it is one.
 func (r *benchReport) failure() error {
-	var grown []string
-	for _, s := range r.Soak {
-		for _, what := range s.Grown {
-			grown = append(grown, s.Backend+": "+what)
+	if r.Soak != nil {
+		if grown := r.Soak.grown(); len(grown) > 0 {
+			return fmt.Errorf("the soak found growth:\n  %s", strings.Join(grown, "\n  "))
 		}
-	}
-	if len(grown) > 0 {
-		return fmt.Errorf("the soak found growth:\n  %s", strings.Join(grown, "\n  "))
 	}
 	if len(r.Backends) == 0 && r.Idle == nil && r.Overhead == nil {
 		reasons := []string{"nothing could be measured"}

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"claude-runner/backends"
 	"claude-runner/backends/local"
 	"claude-runner/config"
 	"claude-runner/session/sqlite"
@@ -51,18 +52,29 @@ type benchProfile map[string]any
 // serve starts a server of profiles on one backend. It must be stopped.
 func (l *lab) serve(ctx context.Context, backend string, cliDir string, agents map[string]benchProfile) (*benchServer, error) {
 	for _, a := range agents {
-		a["backend"], a["image"], a["pull"], a["timeout"] = []string{backend}, l.o.image, "never", "10m"
-	}
-	entry := map[string]any{"kind": backend}
-	if backend == local.Kind().Name {
-		entry["path"] = searchPath(cliDir)
+		a.on(l, backend)
 	}
 	return l.start(ctx, map[string]any{
-		"backends": map[string]any{backend: entry},
+		"backends": map[string]any{backend: backendEntry(backend, cliDir)},
 		"agents":   agents, "default_agent": slices.Sorted(maps.Keys(agents))[0],
 		// Not to be what is measured.
 		"limits": map[string]any{"concurrency": max(l.o.burst, l.o.conversations, overheadSessions, 8), "queue_depth": 20_000},
 	})
+}
+
+// on fills in what all profiles of a bench have.
+func (p benchProfile) on(l *lab, backend string) {
+	p["backend"], p["image"], p["pull"], p["timeout"] = []string{backend}, l.o.image, "never", "10m"
+}
+
+// backendEntry is a backend's entry in a configuration. The local backend has the
+// CLI from cliDir.
+func backendEntry(name, cliDir string) map[string]any {
+	entry := map[string]any{"kind": name}
+	if name == local.Kind().Name {
+		entry["path"] = searchPath(cliDir)
+	}
+	return entry
 }
 
 // start starts a server of a configuration, all of whose other settings are the
@@ -119,14 +131,14 @@ func plainEnvironment() []string {
 	})
 }
 
-var readyLine = regexp.MustCompile(`is ready.* url=(http://\S+)`)
+var serverReady = regexp.MustCompile(`is ready.* url=(http://\S+)`)
 
 // readLog reads the server's log to its end, and tells the server's address.
 func (s *benchServer) readLog(r io.Reader, ready chan<- string) {
 	defer close(s.read)
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		if m := readyLine.FindStringSubmatch(lines.Text()); m != nil {
+		if m := serverReady.FindStringSubmatch(lines.Text()); m != nil {
 			ready <- m[1]
 		}
 		s.log.add(lines.Text())
@@ -149,13 +161,11 @@ func (s *benchServer) stop(ctx context.Context) error {
 	if waited := s.cmd.Wait(); waited != nil {
 		err = errors.Join(err, fmt.Errorf("the server: %w: %s", waited, s.log))
 	}
-	if err != nil {
-		err = errors.Join(err, s.sweep(ctx))
-	}
+	err = errors.Join(err, s.sweep(ctx))
 	return errors.Join(err, os.RemoveAll(s.dir), os.RemoveAll(s.config))
 }
 
-// sweep ends what a server left that did not end well.
+// sweep ends the sandboxes that the server left, and reports them.
 func (s *benchServer) sweep(ctx context.Context) error {
 	cfg, err := s.load()
 	if err != nil {
@@ -178,8 +188,12 @@ func (s *benchServer) sweep(ctx context.Context) error {
 	for name := range cfg.Backends {
 		b, _ := registry.Backend(name)
 		handles, err := b.List(ctx)
+		if errors.Is(err, backends.ErrUnavailable) {
+			continue // an idle server has all backends, those too that are not here
+		}
 		errs = append(errs, err)
 		for _, h := range handles {
+			errs = append(errs, fmt.Errorf("the server left sandbox %s on backend %s; it was removed", h.Name, name))
 			sandbox, err := b.Recover(ctx, h, 0)
 			if err == nil {
 				err = sandbox.Stop(ctx, 0)

@@ -211,7 +211,11 @@ const legend = "Times are p50 / p95 in milliseconds; × is the p50 to that of th
 
 // text writes the table for a terminal.
 func (r *benchReport) text(out io.Writer) error {
-	fmt.Fprintf(out, "%s\n%s\n\n", r.heading(), legend)
+	fmt.Fprintln(out, r.heading())
+	if r.Soak != nil {
+		return r.Soak.text(out)
+	}
+	fmt.Fprint(out, legend, "\n\n")
 	if rows := r.rows(); len(rows) > 0 {
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		fmt.Fprint(w, "\t")
@@ -232,9 +236,6 @@ func (r *benchReport) text(out io.Writer) error {
 	}
 	for _, s := range r.Skipped {
 		fmt.Fprintf(out, "%s was left out: %s\n", s.Backend, s.Reason)
-	}
-	for _, s := range r.Soak {
-		fmt.Fprintln(out, s)
 	}
 	return nil
 }
