@@ -138,7 +138,7 @@ func kindNames() []string {
 
 // runBench measures, or soaks, and reports. Progress goes to progress.
 func runBench(ctx context.Context, o benchOptions, out, progress io.Writer) error {
-	l, err := openLab(ctx, o, progress)
+	l, err := openLab(o, progress)
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ type lab struct {
 }
 
 // openLab makes the folder, and starts the model.
-func openLab(_ context.Context, o benchOptions, progress io.Writer) (*lab, error) {
+func openLab(o benchOptions, progress io.Writer) (*lab, error) {
 	l := &lab{o: o, progress: progress, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}}
 	if o.dataDir != "" {
 		if err := os.MkdirAll(o.dataDir, 0o711); err != nil {

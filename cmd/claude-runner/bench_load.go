@@ -39,7 +39,7 @@ type benchUse struct {
 // load measures conversations with the real CLI.
 func (l *lab) load(ctx context.Context, _ *benchReport, b *benchBackend) (err error) {
 	l.say("%s: %s for %v", b.Name, count(l.o.conversations, "hot conversation"), l.o.duration)
-	s, err := l.serve(ctx, b.Name, l.cliDir(), map[string]benchProfile{"hot": {"idle_timeout": "10m", "max_turns": 0}})
+	s, err := l.serve(ctx, b.Name, l.cliDir(), map[string]benchProfile{"hot": {"idle_timeout": "10m"}})
 	if err != nil {
 		return err
 	}

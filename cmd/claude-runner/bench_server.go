@@ -176,7 +176,7 @@ func (s *benchServer) sweep(ctx context.Context) error {
 		return err
 	}
 	instance, err := store.Instance(ctx)
-	if err = errors.Join(err, store.Close()); err != nil {
+	if err := errors.Join(err, store.Close()); err != nil {
 		return err
 	}
 	registry, err := openBackends(cfg, instance, slog.New(slog.DiscardHandler))

@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	soakSamples = 40 // in a soak; a quarter of them is compared with another
-	soakTurns   = 50 // of a conversation, before it is deleted and another begins: its own memory grows
+	soakSamples = 40              // in a soak; a quarter of them is compared with another
+	soakWarmUp  = 5 * time.Minute // at most, and a third: caches fill and heaps find their size
+	soakTurns   = 50              // of a conversation, before it is deleted and another begins: its own memory grows
 )
 
 // soakReport is what a soak saw.
@@ -186,7 +187,11 @@ func (k *soaker) turn(ctx context.Context, agentName, session string, hot bool) 
 // watch samples the server until the soak's end.
 func (k *soaker) watch(ctx context.Context, r *soakReport) error {
 	begun := time.Now()
-	every := k.s.lab.o.soak / (soakSamples + 1)
+	warmUp := min(soakWarmUp, k.s.lab.o.soak/3)
+	every := (k.s.lab.o.soak - warmUp) / (soakSamples + 1)
+	if err := pause(ctx, warmUp); err != nil {
+		return err
+	}
 	for time.Now().Before(k.until) {
 		if err := pause(ctx, every); err != nil {
 			return err

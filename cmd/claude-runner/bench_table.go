@@ -26,11 +26,11 @@ type figure struct {
 
 // rows are the backends' figures; those that nobody has are left out.
 func (r *benchReport) rows() []tableRow {
-	n, warm := r.Options.Burst, strings.Join(engineCommands(r.Backends), ", ")
+	n, runs := r.Options.Burst, strings.Join(engineCommands(r.Backends), ", ")
 	figures := slices.Concat(
 		turnFigures("cold", func(b *benchBackend) (*benchTurns, *benchTurns) { return b.Cold, b.PipeCold }),
 		reference("the CLI on a pipe", func(b *benchBackend) *benchTurns { return b.PipeCold }),
-		reference(warm, func(b *benchBackend) *benchTurns { return b.RunTurns }),
+		reference(runs, func(b *benchBackend) *benchTurns { return b.RunTurns }),
 		turnFigures("warm", func(b *benchBackend) (*benchTurns, *benchTurns) { return b.Warm, b.PipeBooted }),
 		turnFigures("warm, with an environment of the task", func(b *benchBackend) (*benchTurns, *benchTurns) { return b.WarmEnv, b.PipeBooted })[:1],
 		reference("the CLI on a pipe, booted before", func(b *benchBackend) *benchTurns { return b.PipeBooted }),
@@ -39,7 +39,7 @@ func (r *benchReport) rows() []tableRow {
 		[]figure{
 			{fmt.Sprintf("%d new sessions at once: last answer, median answer", n), burstFigure(func(b *benchBackend) *benchBurst { return b.Burst })},
 			{fmt.Sprintf("%d new sessions at once, %d warm", n, n), burstFigure(func(b *benchBackend) *benchBurst { return b.BurstWarm })},
-			{fmt.Sprintf("· %d × %s", n, warm), burstFigure(func(b *benchBackend) *benchBurst { return b.BurstRun })},
+			{fmt.Sprintf("· %d × %s", n, runs), burstFigure(func(b *benchBackend) *benchBurst { return b.BurstRun })},
 			{fmt.Sprintf("· %d × the CLI on a pipe", n), burstFigure(func(b *benchBackend) *benchBurst { return b.BurstPipe })},
 		},
 		loadFigures(r.Options.Conversations),

@@ -47,7 +47,7 @@ func (r *benchReport) judge() {
 				coldOverPipeMS, b.Cold.Request.at(0.5)-b.PipeCold.Request.at(0.5), "ms")
 		}
 		if b.Burst != nil && b.BurstRun != nil {
-			hold(fmt.Sprintf("%s: a burst of %s to as many `%s`", b.Name, count(b.Burst.Sessions, "new session"), b.Run.Command), "at most",
+			hold(b.Name+": a burst of "+count(b.Burst.Sessions, "new session")+" to as many `"+b.Run.Command+"`", "at most",
 				burstToRun, b.Burst.TotalMS/b.BurstRun.TotalMS, "×")
 		}
 	}
