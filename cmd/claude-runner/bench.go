@@ -59,7 +59,7 @@ has other work are good for nothing else.
 
 With --soak it keeps the server busy for that long instead, and fails where something grows.
 
-Exit code 1 where nothing could be measured, or the soak found growth. A target that is missed is no failure.`,
+Exit code 1 where something could not be measured, or the soak found growth. A target that is missed is no failure.`,
 		Example: `  claude-runner bench
   claude-runner bench --backend docker --only cold,burst --samples 50
   claude-runner bench --json bench.json --markdown

@@ -57,8 +57,9 @@ func (l *lab) bursts(ctx context.Context, _ *benchReport, b *benchBackend) error
 				*sort.into = &benchBurst{Sessions: l.o.burst}
 			}
 			answers, err := sort.run(ctx)
-			if err != nil && sort.into == &b.BurstWarm && ctx.Err() == nil {
-				b.BurstWarm.Note = err.Error() // this host may not bear so many
+			if err != nil && sort.into != &b.Burst && ctx.Err() == nil { // this host may not bear so many
+				(*sort.into).Note = err.Error()
+				l.say("%s: a burst is left out: %v", b.Name, err)
 				continue
 			}
 			if err != nil {

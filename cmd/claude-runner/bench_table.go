@@ -131,7 +131,7 @@ func burstFigure(of func(*benchBackend) *benchBurst) func(*benchBackend) string 
 		if reference == nil {
 			reference = b.BurstPipe
 		}
-		if reference != nil && burst != reference {
+		if reference != nil && burst != reference && reference.TotalMS > 0 {
 			cell += fmt.Sprintf(" (%.2f×)", burst.TotalMS/reference.TotalMS)
 		}
 		return cell

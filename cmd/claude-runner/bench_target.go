@@ -46,7 +46,7 @@ func (r *benchReport) judge() {
 			hold(b.Name+": a new session's first model request after that of the CLI on a pipe", "at most",
 				coldOverPipeMS, b.Cold.Request.at(0.5)-b.PipeCold.Request.at(0.5), "ms")
 		}
-		if b.Burst != nil && b.BurstRun != nil {
+		if b.Burst != nil && b.BurstRun != nil && b.BurstRun.TotalMS > 0 {
 			hold(b.Name+": a burst of "+count(b.Burst.Sessions, "new session")+" to as many `"+b.Run.Command+"`", "at most",
 				burstToRun, b.Burst.TotalMS/b.BurstRun.TotalMS, "×")
 		}
