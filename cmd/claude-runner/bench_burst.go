@@ -25,30 +25,15 @@ type benchBurst struct {
 // enough samples for it.
 const burstRounds = 3
 
+// burstSort is one sort of burst; run returns when each session was answered.
+type burstSort struct {
+	into **benchBurst
+	run  func(context.Context) (*quantiles, error)
+}
+
 // bursts measures bursts of all sorts, one of each in each round.
 func (l *lab) bursts(ctx context.Context, _ *benchReport, b *benchBackend) error {
-	sorts := []struct {
-		into **benchBurst
-		run  func(context.Context) (*quantiles, error)
-	}{{&b.Burst, func(ctx context.Context) (*quantiles, error) { return l.burstCold(ctx, b.Name) }}}
-	add := func(into **benchBurst, run func(context.Context) (*quantiles, error)) {
-		sorts = append(sorts, struct {
-			into **benchBurst
-			run  func(context.Context) (*quantiles, error)
-		}{into, run})
-	}
-	if b.Run == nil && ctx.Err() == nil {
-		b.Run = l.engineRun(ctx, b.Name)
-	}
-	switch {
-	case b.Run != nil:
-		add(&b.BurstRun, func(ctx context.Context) (*quantiles, error) { return l.atOnce(ctx, b.Run.once) })
-	case l.cli != "":
-		add(&b.BurstPipe, func(ctx context.Context) (*quantiles, error) { return l.atOnce(ctx, l.pipedCold) })
-	}
-	if l.o.wants("warm") {
-		add(&b.BurstWarm, func(ctx context.Context) (*quantiles, error) { return l.burstWarm(ctx, b.Name) })
-	}
+	sorts := l.burstSorts(ctx, b)
 	rounds := min(burstRounds, max(1, l.o.samples/5))
 	l.say("%s: %d bursts of %s", b.Name, rounds*len(sorts), count(l.o.burst, "session"))
 	for range rounds {
@@ -69,6 +54,24 @@ func (l *lab) bursts(ctx context.Context, _ *benchReport, b *benchBackend) error
 		}
 	}
 	return nil
+}
+
+// burstSorts are the bursts of the runner, and what they are compared with.
+func (l *lab) burstSorts(ctx context.Context, b *benchBackend) []burstSort {
+	sorts := []burstSort{{&b.Burst, func(ctx context.Context) (*quantiles, error) { return l.burstCold(ctx, b.Name) }}}
+	if b.Run == nil {
+		b.Run = l.engineRun(ctx, b.Name)
+	}
+	switch {
+	case b.Run != nil:
+		sorts = append(sorts, burstSort{&b.BurstRun, func(ctx context.Context) (*quantiles, error) { return l.atOnce(ctx, b.Run.once) }})
+	case l.cli != "":
+		sorts = append(sorts, burstSort{&b.BurstPipe, func(ctx context.Context) (*quantiles, error) { return l.atOnce(ctx, l.pipedCold) }})
+	}
+	if l.o.wants("warm") {
+		sorts = append(sorts, burstSort{&b.BurstWarm, func(ctx context.Context) (*quantiles, error) { return l.burstWarm(ctx, b.Name) }})
+	}
+	return sorts
 }
 
 func (b *benchBurst) add(answers *quantiles) {

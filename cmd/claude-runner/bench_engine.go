@@ -33,11 +33,14 @@ type engineRun struct {
 // and how it may reach the model on this host: the engine's usual network first.
 var engineNetworks = map[string]struct {
 	program string
-	ways    []func(context.Context, *lab, string) (engineRun, error)
+	ways    []engineWay
 }{
-	docker.Kind().Name: {"docker", []func(context.Context, *lab, string) (engineRun, error){bridgeWay, hostWay}},
-	podman.Kind().Name: {"podman", []func(context.Context, *lab, string) (engineRun, error){slirpWay, hostWay}},
+	docker.Kind().Name: {"docker", []engineWay{bridgeWay, hostWay}},
+	podman.Kind().Name: {"podman", []engineWay{slirpWay, hostWay}},
 }
+
+// engineWay is one way from a container to the model.
+type engineWay func(ctx context.Context, l *lab, program string) (engineRun, error)
 
 // bridgeWay has the model listen on the engine's bridge too.
 func bridgeWay(ctx context.Context, l *lab, program string) (engineRun, error) {

@@ -9,10 +9,10 @@ import (
 // benchAgent is what an agent holds and takes that waits for a message, with all
 // processes of its sandbox.
 type benchAgent struct {
-	Agents           int     `json:"agents"`                      // that the figures are the mean of
-	MemoryBytes      int64   `json:"memory_bytes"`                // what several share counts once
-	CPUPerSecondMS   float64 `json:"cpu_per_second_ms,omitempty"` // processor time
-	ProcessesPerUnit float64 `json:"processes"`
+	Agents         int     `json:"agents"`            // that the figures are the mean of
+	MemoryBytes    int64   `json:"memory_bytes"`      // what several share counts once
+	CPUPerSecondMS float64 `json:"cpu_per_second_ms"` // processor time
+	Processes      float64 `json:"processes"`
 }
 
 // benchIdle is a server that has nothing to do, with all backends.
@@ -66,8 +66,8 @@ func (l *lab) waiting(ctx context.Context, backend string, profile benchProfile,
 	}
 	return &benchAgent{
 		Agents: n, MemoryBytes: after.agents.memory / int64(n),
-		CPUPerSecondMS:   ms(after.agents.cpu-before.agents.cpu) / restFor.Seconds() / float64(n),
-		ProcessesPerUnit: float64(after.count) / float64(n),
+		CPUPerSecondMS: ms(after.agents.cpu-before.agents.cpu) / restFor.Seconds() / float64(n),
+		Processes:      float64(after.count) / float64(n),
 	}, nil
 }
 
