@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,7 +63,7 @@ func TestBench(t *testing.T) {
 				t.Fatalf("%v: %+v", err, o)
 			}
 			if len(r.Skipped) > 0 {
-				t.Skipf("%s is not to be had here: %s", test.backend, r.Skipped[0].Reason)
+				backendtest.Require(t, test.backend, errors.New(r.Skipped[0].Reason))
 			}
 			if o.code != exitOK || len(r.Backends) != 1 || r.Machine.Cores < 1 {
 				t.Fatalf("%+v", o)
