@@ -59,6 +59,8 @@ has other work are good for nothing else.
 
 With --soak it keeps the server busy for that long instead, and fails where something grows.
 
+Ctrl-C ends it, cleans up, and gives what was measured until then.
+
 Exit code 1 where something could not be measured, or the soak found growth. A target that is missed is no failure.`,
 		Example: `  claude-runner bench
   claude-runner bench --backend docker --only cold,burst --samples 50
@@ -148,14 +150,19 @@ func runBench(ctx context.Context, o benchOptions, out, progress io.Writer) erro
 	} else {
 		r, err = l.measure(ctx)
 	}
-	err = errors.Join(err, l.close())
+	closed := l.close()
 	if ctx.Err() != nil {
-		return &exitError{exitAborted, errors.Join(errors.New("bench was interrupted; it has cleaned up behind itself"), l.remains())}
+		err = errors.Join(errors.New("bench was interrupted; it has cleaned up behind itself"), closed)
+		if r != nil {
+			r.Interrupted = true
+			err = errors.Join(err, r.write(o, out))
+		}
+		return &exitError{exitAborted, err}
 	}
 	if r == nil {
-		return err
+		return errors.Join(err, closed)
 	}
-	return errors.Join(err, r.write(o, out), r.failure())
+	return errors.Join(err, closed, r.write(o, out), r.failure())
 }
 
 // measure runs the parts, backend by backend.
@@ -165,6 +172,7 @@ func (l *lab) measure(ctx context.Context) (*benchReport, error) {
 	for _, b := range r.Backends {
 		if err := l.measureBackend(ctx, r, b); err != nil {
 			if ctx.Err() != nil {
+				r.judge()
 				return r, err
 			}
 			l.say("%s: %v", b.Name, err)

@@ -132,7 +132,8 @@ func checkEmpty(t *testing.T, dir string) {
 	}
 }
 
-// TestBenchInterrupted holds that bench cleans up when it is told to end.
+// TestBenchInterrupted holds that bench cleans up when it is told to end, and
+// gives what it has.
 func TestBenchInterrupted(t *testing.T) {
 	serveFromTest(t)
 	dir := backendtest.SharedDir(t)
@@ -147,7 +148,7 @@ func TestBenchInterrupted(t *testing.T) {
 		return err == nil && slices.ContainsFunc(found, func(p foundProcess) bool { return p.name == "claude" })
 	})
 	interrupt()
-	if o := <-ended; o.code != exitAborted || o.stdout != "" || !strings.Contains(o.stderr, "interrupted") {
+	if o := <-ended; o.code != exitAborted || !strings.Contains(o.stdout, `"interrupted": true`) || !strings.Contains(o.stderr, "was interrupted") {
 		t.Errorf("%+v", o)
 	}
 	checkEmpty(t, dir)

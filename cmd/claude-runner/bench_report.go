@@ -19,7 +19,9 @@ import (
 // benchReport is all that bench has measured, as --json writes it. A unit is in
 // each name, or in that of what holds it.
 type benchReport struct {
-	Version  int             `json:"version"` // of this form
+	Version     int  `json:"version"`     // of this form
+	Interrupted bool `json:"interrupted"` // the rest was not measured
+
 	Date     time.Time       `json:"date"`
 	Options  benchShown      `json:"options"`
 	Machine  benchMachine    `json:"machine"`

@@ -203,6 +203,9 @@ func (r *benchReport) heading() string {
 			parts = append(parts, b.Name+" "+b.Version)
 		}
 	}
+	if r.Interrupted {
+		parts = append(parts, "interrupted")
+	}
 	return strings.Join(parts, ", ")
 }
 
