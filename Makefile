@@ -18,12 +18,16 @@ BENCH    ?= .
 COUNT    ?= 1
 TIMEOUT  ?= 20m
 
+# make bench, make soak: flags of claude-runner bench; how long.
+BENCH_FLAGS ?=
+SOAK        ?= 1h
+
 # make crashtest: how often it kills the runner, over how many sessions.
 KILLS    ?= 100
 SESSIONS ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint cross bench crashtest redteam engines image cli lint-tools clean
+.PHONY: help demo build test lint cross bench soak gobench crashtest redteam engines image cli lint-tools clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,7 +55,13 @@ cross: ## build for Linux and macOS on amd64 and arm64, without cgo
 	@set -e; for target in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do \
 	  echo "go build $$target"; CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} go build ./...; done
 
-bench: cli ## run benchmarks: BENCH=pattern COUNT=times
+bench: build cli ## measure turns, bursts, load and memory on this machine, into bench.json: BENCH_FLAGS='--backend docker'
+	bin/claude-runner bench --cli $(CLAUDE_RUNNER_TEST_CLI) --json bench.json $(BENCH_FLAGS)
+
+soak: build cli ## keep a server busy for SOAK=1h, and fail where something grows
+	bin/claude-runner bench --soak $(SOAK) --cli $(CLAUDE_RUNNER_TEST_CLI) --json soak.json $(BENCH_FLAGS)
+
+gobench: cli ## run the packages' own benchmarks: BENCH=pattern COUNT=times
 	CLAUDE_RUNNER_TEST_CLI=$(CLAUDE_RUNNER_TEST_CLI) go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout $(TIMEOUT) $(PKG)
 
 crashtest: cli ## kill the runner KILLS=100 times while SESSIONS=8 sessions work, on every backend

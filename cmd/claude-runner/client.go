@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,8 +24,9 @@ const (
 
 // client talks to a server of this program.
 type client struct {
-	base string // http://host:port, no slash at the end
-	key  string // bearer; may be empty
+	base string       // http://host:port, no slash at the end
+	key  string       // bearer; may be empty
+	http *http.Client // nil: the default one
 }
 
 // taskRequest is the body of POST /task.
@@ -91,7 +93,7 @@ func (c client) do(ctx context.Context, method, path string, body []byte) (int, 
 		req.Header.Set("Content-Type", "application/json")
 	}
 	c.authorize(req.Header)
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := cmp.Or(c.http, http.DefaultClient).Do(req)
 	if err != nil {
 		return 0, nil, err
 	}

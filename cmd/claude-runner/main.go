@@ -102,7 +102,7 @@ func rootCommand() *cobra.Command {
 	})
 	root.AddCommand(
 		serveCommand(), runCommand(), doctorCommand(), configCommand(),
-		initCommand(), keysCommand(), scriptedCommand(), versionCommand(),
+		initCommand(), keysCommand(), benchCommand(), scriptedCommand(), versionCommand(),
 	)
 	markErrors(root)
 	return root

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"claude-runner/agent/clitest"
+	"claude-runner/backends/backendtest"
+)
+
+// serveFromTest has bench's servers be this test's binary.
+func serveFromTest(t *testing.T) {
+	t.Helper()
+	program := benchServe
+	t.Cleanup(func() { benchServe = program })
+	benchServe = func(config string) (*exec.Cmd, error) {
+		self, err := os.Executable()
+		cmd := exec.Command(self)
+		cmd.Env = []string{asServer + "=serve\n--config\n" + config}
+		return cmd, err
+	}
+}
+
+// benchArgs is a command line of bench for little time.
+func benchArgs(t *testing.T, dir string, more ...string) []string {
+	return append([]string{
+		"bench", "--cli", clitest.Path(t), "--data-dir", dir, "--samples", "2", "--burst", "2", "--conversations", "2",
+		"--duration", "1s", "--json", "-",
+	}, more...)
+}
+
+// TestBench runs bench to its end, and holds that the figures can be true.
+func TestBench(t *testing.T) {
+	serveFromTest(t)
+	for _, test := range []struct{ backend, parts string }{
+		{"local", "cold,hot,load,idle,overhead"},
+		{"docker", "cold,burst"},
+	} {
+		t.Run(test.backend, func(t *testing.T) {
+			dir := backendtest.SharedDir(t)
+			o := command(t.Context(), "", benchArgs(t, dir, "--backend", test.backend, "--only", test.parts)...)
+			var r struct {
+				Machine struct {
+					Cores int
+				}
+				Backends []map[string]json.RawMessage
+				Skipped  []benchSkipped
+				Idle     *benchIdle
+				Overhead *struct {
+					TasksPerSecond float64 `json:"tasks_per_second"`
+				}
+				Targets []benchTarget
+			}
+			if err := json.Unmarshal([]byte(o.stdout), &r); err != nil {
+				t.Fatalf("%v: %+v", err, o)
+			}
+			if len(r.Skipped) > 0 {
+				backendtest.Require(t, test.backend, errors.New(r.Skipped[0].Reason))
+			}
+			if o.code != exitOK || len(r.Backends) != 1 || r.Machine.Cores < 1 {
+				t.Fatalf("%+v", o)
+			}
+			b := r.Backends[0]
+			for _, name := range []string{"cold", "pipe_cold", "hot", "pipe_hot", "engine_run_cold"} {
+				if raw, ok := b[name]; ok {
+					checkTurns(t, name, raw)
+				}
+			}
+			wanted := []string{"cold", "pipe_cold", "hot", "pipe_hot", "load"}
+			if test.backend != "local" {
+				wanted = []string{"cold", "pipe_cold", "burst"}
+			} else if r.Idle == nil || r.Overhead == nil || r.Overhead.TasksPerSecond <= 0 {
+				t.Errorf("idle %+v, overhead %+v", r.Idle, r.Overhead)
+			}
+			for _, name := range wanted {
+				if b[name] == nil {
+					t.Errorf("no figures of %s: %s", name, o.stdout)
+				}
+			}
+			if len(r.Targets) == 0 {
+				t.Error("no target was looked at")
+			}
+			checkEmpty(t, dir)
+		})
+	}
+}
+
+// checkTurns holds that turns have all their moments, in their order.
+func checkTurns(t *testing.T, name string, raw json.RawMessage) {
+	t.Helper()
+	type figures struct {
+		Count         int
+		P50, P95, Max float64
+		Samples       []float64
+	}
+	var turns struct {
+		Request figures `json:"first_request_ms"`
+		Words   figures `json:"first_words_ms"`
+		Answer  figures `json:"answer_ms"`
+	}
+	if err := json.Unmarshal(raw, &turns); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []figures{turns.Request, turns.Words, turns.Answer} {
+		if f.Count != 2 || len(f.Samples) != 2 || f.P50 <= 0 || f.P95 < f.P50 || f.Max < f.P95 {
+			t.Errorf("%s: %+v", name, f)
+		}
+	}
+	for i := range turns.Request.Samples {
+		if turns.Request.Samples[i] > turns.Words.Samples[i] || turns.Request.Samples[i] > turns.Answer.Samples[i] {
+			t.Errorf("%s: the answer came before the question: %s", name, raw)
+		}
+	}
+}
+
+// checkEmpty holds that bench left nothing in its folder, and no process.
+func checkEmpty(t *testing.T, dir string) {
+	t.Helper()
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("bench left %v (%v)", left, err)
+	}
+	if left := processes(t, filepath.Join(dir, "claude-runner-bench-")); len(left) > 0 {
+		t.Errorf("bench left processes:\n%s", strings.Join(left, "\n"))
+	}
+}
+
+// TestBenchInterrupted holds that bench cleans up when it is told to end, and
+// gives what it has.
+func TestBenchInterrupted(t *testing.T) {
+	serveFromTest(t)
+	dir := backendtest.SharedDir(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	ended := make(chan outcome, 1)
+	go func() {
+		ended <- command(ctx, "", benchArgs(t, dir, "--backend", "local", "--only", "load", "--duration", "10m")...)
+	}()
+	processes(t, dir) // skips where this system does not tell
+	eventually(t, time.Minute, "an agent works", func() bool {
+		found, err := processesIn(dir)
+		return err == nil && slices.ContainsFunc(found, func(p foundProcess) bool { return p.name == "claude" })
+	})
+	interrupt()
+	if o := <-ended; o.code != exitAborted || !strings.Contains(o.stdout, `"interrupted": true`) || !strings.Contains(o.stderr, "was interrupted") {
+		t.Errorf("%+v", o)
+	}
+	checkEmpty(t, dir)
+}
+
+func TestBenchUsage(t *testing.T) {
+	for _, args := range [][]string{
+		{"--backend", "cloud"}, {"--only", "nonsense"}, {"--only", ""}, {"--samples", "0"}, {"--burst", "-1"}, {"--conversations", "x"},
+		{"--duration", "1ms"}, {"--soak", "1s"}, {"--cli", "/nowhere/claude"}, {"more"},
+	} {
+		o := command(t.Context(), "", append([]string{"bench"}, args...)...)
+		if o.code != exitUsage || !strings.HasPrefix(o.stderr, "claude-runner: ") || o.stdout != "" {
+			t.Errorf("%q: %+v", args, o)
+		}
+	}
+}
+
+// TestBenchWithoutCLI holds that bench says how to get what it lacks.
+func TestBenchWithoutCLI(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	o := command(t.Context(), "", "bench", "--backend", "local", "--only", "cold", "--data-dir", backendtest.SharedDir(t))
+	if o.code != exitFailed || !strings.Contains(o.stderr, "make cli") {
+		t.Errorf("%+v", o)
+	}
+}
+
+// TestSoakGrowth holds what a soak calls growth.
+func TestSoakGrowth(t *testing.T) {
+	soak := func(change func(i int, s *soakSample)) []string {
+		r := &soakReport{}
+		for i := range soakSamples {
+			s := soakSample{ServerBytes: 50 << 20, Goroutines: 100, DatabaseBytes: 1 << 20, HotAnswerMS: 20, Turns: i * 1000}
+			change(i, &s)
+			r.Samples = append(r.Samples, s)
+		}
+		r.compare()
+		return r.grown()
+	}
+	if got := soak(func(i int, s *soakSample) {
+		s.ServerBytes += float64(i%5) * (1 << 20)
+		s.DatabaseBytes += 500 * float64(s.Turns)
+	}); len(got) > 0 {
+		t.Errorf("a steady server: %q", got)
+	}
+	for want, change := range map[string]func(int, *soakSample){
+		"memory of the server":      func(i int, s *soakSample) { s.ServerBytes += float64(i) * (1 << 20) },
+		"goroutines of the server":  func(i int, s *soakSample) { s.Goroutines += float64(i) },
+		"folders of sessions":       func(i int, s *soakSample) { s.Folders = float64(i) },
+		"database":                  func(_ int, s *soakSample) { s.DatabaseBytes += 3000 * float64(s.Turns) },
+		"answer of a hot turn, p50": func(i int, s *soakSample) { s.HotAnswerMS += float64(i) },
+	} {
+		if got := soak(change); len(got) != 1 || !strings.HasPrefix(got[0], want+":") {
+			t.Errorf("%s grows: %q", want, got)
+		}
+	}
+}

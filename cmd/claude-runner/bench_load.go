@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// benchLoad is conversations that go on side by side, each a turn after the
+// other, with agents that are kept.
+type benchLoad struct {
+	Conversations  int        `json:"conversations"`
+	DurationMS     float64    `json:"duration_ms"`
+	Turns          int        `json:"turns"`
+	TurnsPerSecond float64    `json:"turns_per_second"`
+	Answer         *quantiles `json:"answer_ms"`
+	benchUse
+}
+
+// benchUse is what a server's processes held and took. Zero where this system
+// does not tell.
+type benchUse struct {
+	ServerBytes  int64   `json:"server_memory_bytes"`
+	GatewayBytes int64   `json:"gateway_memory_bytes"`
+	AgentsBytes  int64   `json:"agents_memory_bytes"`
+	ServerMS     float64 `json:"server_cpu_ms"`
+	GatewayMS    float64 `json:"gateway_cpu_ms"`
+	AgentsMS     float64 `json:"agents_cpu_ms"`
+	LoadMS       float64 `json:"load_generator_cpu_ms"` // with the model
+}
+
+// load measures conversations with the real CLI.
+func (l *lab) load(ctx context.Context, _ *benchReport, b *benchBackend) (err error) {
+	l.say("%s: %s for %v", b.Name, count(l.o.conversations, "hot conversation"), l.o.duration)
+	s, err := l.serve(ctx, b.Name, l.cliDir(), map[string]benchProfile{"hot": {"idle_timeout": "10m"}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop(ctx)) }()
+	b.Load, err = s.converse(ctx, "hot", l.o.conversations)
+	return err
+}
+
+// converse has n conversations go on for the options' duration.
+func (s *benchServer) converse(ctx context.Context, agentName string, n int) (*benchLoad, error) {
+	sessions, err := s.beginAll(ctx, agentName, n)
+	if err != nil {
+		return nil, err
+	}
+	before := s.processes()
+	own := ownCPU()
+	load := &benchLoad{Conversations: n, Answer: &quantiles{}}
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	begun := time.Now()
+	for _, session := range sessions {
+		g.Go(func() error {
+			mine := &quantiles{}
+			for time.Since(begun) < s.lab.o.duration {
+				took, err := s.plainTurn(ctx, agentName, session)
+				if err != nil {
+					return err
+				}
+				mine.add(took)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			load.Answer.samples = append(load.Answer.samples, mine.samples...)
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	took := time.Since(begun)
+	load.DurationMS, load.Turns = ms(took), len(load.Answer.samples)
+	load.TurnsPerSecond = float64(load.Turns) / took.Seconds()
+	load.benchUse = s.processes().since(before)
+	load.LoadMS = ms(ownCPU() - own)
+	return load, nil
+}
+
+// beginAll begins n conversations, so that their agents are hot.
+func (s *benchServer) beginAll(ctx context.Context, agentName string, n int) ([]string, error) {
+	sessions := make([]string, n)
+	g, ctx := errgroup.WithContext(ctx)
+	for i := range sessions {
+		sessions[i] = s.session()
+		g.Go(func() error {
+			_, err := s.plainTurn(ctx, agentName, sessions[i])
+			return err
+		})
+	}
+	return sessions, g.Wait()
+}
+
+// plainTurn runs a task without a stream, and returns how long its answer took.
+func (s *benchServer) plainTurn(ctx context.Context, agentName, session string) (time.Duration, error) {
+	mark := s.lab.mark()
+	begun := time.Now()
+	status, answer, err := s.client.submit(ctx, taskRequest{SessionID: session, Agent: agentName, Message: mark})
+	took := time.Since(begun)
+	if err == nil && status != http.StatusOK {
+		err = &refusal{status, answer}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("session %s: %w", session, err)
+	}
+	_, _ = s.lab.model.take(mark) // an agent that does nothing asks nothing
+	return took, nil
+}
+
+// serverProcesses are a server's processes at one moment.
+type serverProcesses struct {
+	server, gateway, agents processUse
+	count                   int // of the agents'
+	gatewayPID              int
+}
+
+// processUse is what processes hold now, and have taken so far.
+type processUse struct {
+	memory int64 // proportional: what several share counts once
+	cpu    time.Duration
+}
+
+// processes looks at the server's processes. What this system does not tell is
+// zero.
+func (s *benchServer) processes() serverProcesses {
+	all := serverProcesses{server: useOf(s.cmd.Process.Pid)}
+	found, _ := processesIn(s.folder())
+	for _, p := range found {
+		switch use := useOf(p.pid); {
+		case p.pid == s.cmd.Process.Pid || p.pid == os.Getpid():
+		case p.name == gatewayProcess:
+			all.gateway.add(use)
+			all.gatewayPID = p.pid
+		default:
+			all.agents.add(use)
+			all.count++
+		}
+	}
+	return all
+}
+
+// folder is the server's folder as the mounts of any container name it.
+func (s *benchServer) folder() string {
+	return filepath.Join(filepath.Base(s.lab.dir), filepath.Base(s.dir)) + "/"
+}
+
+func (u *processUse) add(v processUse) {
+	u.memory += v.memory
+	u.cpu += v.cpu
+}
+
+// since is what the processes hold now, and took since an earlier moment.
+func (p serverProcesses) since(before serverProcesses) benchUse {
+	return benchUse{
+		ServerBytes: p.server.memory, GatewayBytes: p.gateway.memory, AgentsBytes: p.agents.memory,
+		ServerMS: ms(p.server.cpu - before.server.cpu), GatewayMS: ms(p.gateway.cpu - before.gateway.cpu),
+		AgentsMS: ms(p.agents.cpu - before.agents.cpu),
+	}
+}

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func thisMachine() benchMachine {
+	return benchMachine{
+		CPU: cpuModel(), Cores: runtime.NumCPU(), MemoryBytes: hostMemory(),
+		Kernel: kernelRelease(), System: runtime.GOOS + "/" + runtime.GOARCH,
+	}
+}
+
+// ownCPU is the processor time that this process has taken.
+func ownCPU() time.Duration {
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}

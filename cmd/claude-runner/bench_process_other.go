@@ -1,0 +1,42 @@
+//go:build !linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+const gatewayProcess = "claude-runner-gateway"
+
+type foundProcess struct {
+	pid  int
+	name string
+}
+
+func (p foundProcess) String() string { return fmt.Sprintf("%d (%s)", p.pid, p.name) }
+
+// This system does not tell cheaply what a process holds: figures of memory and
+// of others' processor time are zero here, and left out of the table.
+
+func processesIn(string) ([]foundProcess, error) { return nil, errors.ErrUnsupported }
+
+func useOf(int) processUse { return processUse{} }
+
+func residentBytes(int) int64 { return 0 }
+
+func descriptors(int) int { return 0 }
+
+func cpuModel() string { return "" }
+
+func hostMemory() int64 { return 0 }
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:])
+}

@@ -1,0 +1,61 @@
+package main
+
+import "fmt"
+
+// benchTarget is a figure that the runner is held to, as it came out here.
+type benchTarget struct {
+	Target string  `json:"target"`
+	Unit   string  `json:"unit"`
+	Bound  string  `json:"bound"` // "at most" or "at least"
+	Wanted float64 `json:"wanted"`
+	Got    float64 `json:"got"`
+	Held   bool    `json:"held"`
+}
+
+func (t benchTarget) String() string {
+	word, show := "missed", func(v float64) string { return number(v) + " " + t.Unit }
+	if t.Held {
+		word = "held"
+	}
+	if t.Unit == "bytes" {
+		show = func(v float64) string { return bytesOf(int64(v)) }
+	}
+	return fmt.Sprintf("%s, %s %s: %s, with %s", t.Target, t.Bound, show(t.Wanted), word, show(t.Got))
+}
+
+// What the runner is held to.
+const (
+	coldOverPipeMS   = 150.0
+	burstToRun       = 0.7
+	nothingPerSecond = 1500.0 // on two processors
+	nothingP99MS     = 20.0
+	idleServerBytes  = 40 << 20
+)
+
+// judge holds the figures that there are against the targets.
+func (r *benchReport) judge() {
+	hold := func(target, bound string, wanted, got float64, unit string) {
+		held := got <= wanted
+		if bound == "at least" {
+			held = got >= wanted
+		}
+		r.Targets = append(r.Targets, benchTarget{target, unit, bound, wanted, got, held})
+	}
+	for _, b := range r.Backends {
+		if b.Cold != nil && b.PipeCold != nil {
+			hold(b.Name+": a new session's first model request after that of the CLI on a pipe", "at most",
+				coldOverPipeMS, b.Cold.Request.at(0.5)-b.PipeCold.Request.at(0.5), "ms")
+		}
+		if b.Burst != nil && b.BurstRun != nil && b.BurstRun.TotalMS > 0 {
+			hold(b.Name+": a burst of "+count(b.Burst.Sessions, "new session")+" to as many `"+b.Run.Command+"`", "at most",
+				burstToRun, b.Burst.TotalMS/b.BurstRun.TotalMS, "×")
+		}
+	}
+	if o := r.Overhead; o != nil && r.Machine.Cores >= 2 {
+		hold("tasks of an agent that does nothing", "at least", nothingPerSecond, o.TasksPerSecond, "per second")
+		hold("p99 of such a task", "at most", nothingP99MS, o.Answer.at(0.99), "ms")
+	}
+	if r.Idle != nil && r.Idle.ServerResidentBytes > 0 {
+		hold("resident memory of an idle server", "at most", idleServerBytes, float64(r.Idle.ServerResidentBytes), "bytes")
+	}
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// lane is one sort of turn that is sampled.
+type lane struct {
+	name      string
+	sample    func(context.Context) (moments, error)
+	into      **benchTurns
+	reference bool // one that fails is left out
+}
+
+// turns samples turns of all sorts, one of each in each round: what disturbs the
+// machine disturbs all sorts alike.
+func (l *lab) turns(ctx context.Context, _ *benchReport, b *benchBackend) (err error) {
+	agents := map[string]benchProfile{"cold": {"idle_timeout": "0s"}, "hot": {"idle_timeout": "10m"}}
+	if l.o.wants("warm") {
+		agents["warm"] = benchProfile{"idle_timeout": "0s", "keep_warm": 1}
+	}
+	s, err := l.serve(ctx, b.Name, l.cliDir(), agents)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop(ctx)) }()
+	if _, err := s.newTurn(ctx, "cold", nil); err != nil { // page cache, connections
+		return fmt.Errorf("the first task: %w", err)
+	}
+	lanes, done, err := l.lanes(ctx, s, b)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	l.say("%s: %s of %d sorts", b.Name, count(l.o.samples, "turn"), len(lanes))
+	for range l.o.samples {
+		for _, lane := range lanes {
+			m, err := lane.sample(ctx)
+			if err != nil && lane.reference && ctx.Err() == nil {
+				l.say("%s: one turn is left out: %s: %v", b.Name, lane.name, err)
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", lane.name, err)
+			}
+			if *lane.into == nil {
+				*lane.into = &benchTurns{}
+			}
+			(*lane.into).add(m)
+		}
+	}
+	return nil
+}
+
+// lanes are the sorts that are wanted, and their references.
+func (l *lab) lanes(ctx context.Context, s *benchServer, b *benchBackend) (lanes []lane, done func() error, err error) {
+	done = func() error { return nil }
+	if l.o.wants("cold") {
+		lanes = append(lanes, lane{"cold", func(ctx context.Context) (moments, error) { return s.newTurn(ctx, "cold", nil) }, &b.Cold, false})
+		if run := l.engineRun(ctx, b.Name); run != nil {
+			b.Run = run
+			lanes = append(lanes, lane{run.Command, run.once, &b.RunTurns, true})
+		}
+		if l.cli != "" {
+			lanes = append(lanes, lane{"CLI on a pipe", l.pipedCold, &b.PipeCold, true})
+		}
+	}
+	if l.o.wants("warm") {
+		warm := func(env map[string]string) func(context.Context) (moments, error) {
+			return func(ctx context.Context) (moments, error) {
+				if err := s.awaitWarm(ctx, "warm", 1); err != nil {
+					return moments{}, err
+				}
+				return s.newTurn(ctx, "warm", env)
+			}
+		}
+		lanes = append(lanes, lane{"warm", warm(nil), &b.Warm, false},
+			lane{"warm, with an environment", warm(map[string]string{"BENCH": "1"}), &b.WarmEnv, false})
+		if l.cli != "" {
+			lanes = append(lanes, lane{"CLI on a pipe, booted", l.pipedBooted, &b.PipeBooted, true})
+		}
+	}
+	if l.o.wants("hot") {
+		session := s.session()
+		hot := func(ctx context.Context) (moments, error) { return s.turn(ctx, "hot", session, nil) }
+		if _, err := hot(ctx); err != nil {
+			return nil, done, fmt.Errorf("hot: %w", err)
+		}
+		lanes = append(lanes, lane{"hot", hot, &b.Hot, false})
+		if l.cli != "" {
+			lane, closePipe, err := l.pipedHot(ctx, b)
+			if err != nil {
+				return nil, done, err
+			}
+			lanes, done = append(lanes, lane), closePipe
+		}
+	}
+	return lanes, done, nil
+}
+
+// pipedHot is the later turns of one CLI.
+func (l *lab) pipedHot(ctx context.Context, b *benchBackend) (lane, func() error, error) {
+	p, err := l.pipe(ctx)
+	if err != nil {
+		return lane{}, nil, err
+	}
+	again := func(ctx context.Context) (moments, error) { return p.turn(ctx, time.Now()) }
+	if _, err := again(ctx); err != nil {
+		return lane{}, nil, errors.Join(err, p.close(ctx))
+	}
+	return lane{"CLI on a pipe, hot", again, &b.PipeHot, false}, func() error { return p.close(ctx) }, nil
+}
