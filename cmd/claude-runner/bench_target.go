@@ -27,7 +27,7 @@ func (t benchTarget) String() string {
 const (
 	coldOverPipeMS   = 150.0
 	burstToRun       = 0.7
-	burstSessions    = 20 // at least, of a burst that it holds for
+	burstSessions    = 20     // at least, of a burst that it holds for
 	nothingPerSecond = 1500.0 // on two processors
 	nothingP99MS     = 20.0
 	idleServerBytes  = 40 << 20
