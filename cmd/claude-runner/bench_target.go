@@ -26,7 +26,12 @@ func (t benchTarget) String() string {
 // What the runner is held to.
 const (
 	coldOverPipeMS   = 150.0
+	warmMS           = 120.0
+	hotToPipe        = 1.5
+	runToHot         = 30.0
 	burstToRun       = 0.7
+	medianToRun      = 0.5
+	warmMedianMS     = 500.0
 	burstSessions    = 20     // at least, of a burst that it holds for
 	nothingPerSecond = 1500.0 // on two processors
 	nothingP99MS     = 20.0
@@ -43,6 +48,20 @@ func (r *benchReport) judge() {
 		r.Targets = append(r.Targets, benchTarget{target, unit, bound, wanted, got, held})
 	}
 	for _, b := range r.Backends {
+		if b.Hot != nil && b.PipeHot != nil {
+			hold(b.Name+": a hot turn's first model request to that of the CLI on a pipe", "at most",
+				hotToPipe, b.Hot.Request.at(0.5)/b.PipeHot.Request.at(0.5), "×")
+		}
+		if b.Hot != nil && b.RunTurns != nil {
+			hold(b.Name+": that of `"+b.Run.Command+"` to a hot turn's", "at least",
+				runToHot, b.RunTurns.Request.at(0.5)/b.Hot.Request.at(0.5), "×")
+		}
+		if b.Warm != nil {
+			hold(b.Name+": a warm agent's first model request", "at most", warmMS, b.Warm.Request.at(0.5), "ms")
+		}
+		if b.WarmEnv != nil {
+			hold(b.Name+": the same, with an environment of the task", "at most", warmMS, b.WarmEnv.Request.at(0.5), "ms")
+		}
 		if b.Cold != nil && b.PipeCold != nil {
 			hold(b.Name+": a new session's first model request after that of the CLI on a pipe", "at most",
 				coldOverPipeMS, b.Cold.Request.at(0.5)-b.PipeCold.Request.at(0.5), "ms")
@@ -50,6 +69,10 @@ func (r *benchReport) judge() {
 		if b.Burst != nil && b.Burst.Sessions >= burstSessions && b.BurstRun != nil && b.BurstRun.TotalMS > 0 {
 			hold(b.Name+": a burst of "+count(b.Burst.Sessions, "new session")+" to as many `"+b.Run.Command+"`", "at most",
 				burstToRun, b.Burst.TotalMS/b.BurstRun.TotalMS, "×")
+			hold(b.Name+": the median session of it", "at most", medianToRun, b.Burst.MedianMS/b.BurstRun.MedianMS, "×")
+		}
+		if b.BurstWarm != nil && b.BurstWarm.Sessions >= burstSessions && b.BurstWarm.MedianMS > 0 {
+			hold(b.Name+": the median session of a burst with an agent ready for each", "at most", warmMedianMS, b.BurstWarm.MedianMS, "ms")
 		}
 	}
 	if o := r.Overhead; o != nil && r.Machine.Cores >= 2 {
