@@ -13,7 +13,7 @@ import (
 
 // restAfter is how long an agent waits for its next message before it is put to
 // rest: until then it may have things to write down.
-const restAfter = 3 * time.Second
+const restAfter = 10 * time.Second
 
 // keep makes the process wait for a task. stop ends it when none comes for so
 // long; 0: it waits for good.
