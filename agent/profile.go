@@ -77,7 +77,7 @@ type Profile struct {
 // Limits bound the sandbox of a task. Zero means no limit.
 type Limits struct {
 	Memory    Bytes         `koanf:"memory" json:"memory,omitempty"`        // swap included
-	CPUs      float64       `koanf:"cpus" json:"cpus,omitempty"`            // processors
+	CPUs      float64       `koanf:"cpus" json:"cpus,omitempty"`            // processors; an agent that boots keeps more than one busy
 	PIDs      int64         `koanf:"pids" json:"pids,omitempty"`            // processes and threads
 	OpenFiles int64         `koanf:"open_files" json:"openFiles,omitempty"` // per process
 	CPUTime   time.Duration `koanf:"cpu_time" json:"-"`                     // per process
@@ -100,7 +100,7 @@ func DefaultProfile() Profile {
 		MaxTurns:       10,
 		Timeout:        10 * time.Minute,
 		StallTimeout:   2 * time.Minute,
-		Limits:         Limits{Memory: 1 << 30, CPUs: 1, PIDs: 256, OpenFiles: 4096, Tmp: 256 << 20, Disk: 2 << 30, Output: 256 << 20},
+		Limits:         Limits{Memory: 1 << 30, CPUs: 2, PIDs: 256, OpenFiles: 4096, Tmp: 256 << 20, Disk: 2 << 30, Output: 256 << 20},
 		Hardening:      backends.Hardening{Capabilities: []string{}, Seccomp: backends.SeccompDefault},
 		Tools:          []string{"Bash", "Read", "Edit", "Write"},
 		PermissionMode: "bypassPermissions",
