@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // admission lets a few agents boot at a time. Of those that wait, the one goes
@@ -13,6 +15,7 @@ import (
 // but not for good.
 type admission struct {
 	limit int
+	begin *semaphore.Weighted // turns of agents that stand ready
 
 	mu      sync.Mutex
 	booting int            // agents that boot
@@ -34,7 +37,8 @@ type entrant struct {
 const sparePatience = 10 * time.Second
 
 func newAdmission(limit int) *admission {
-	return &admission{limit: max(1, limit), owners: map[string]int{}}
+	limit = max(1, limit)
+	return &admission{limit: limit, begin: semaphore.NewWeighted(int64(turnsPerBoot * limit)), owners: map[string]int{}}
 }
 
 // enter waits until an agent of owner's may boot, and is told how many go before
@@ -99,18 +103,32 @@ func (q *admission) leave(e *entrant) {
 	q.next()
 }
 
-// beginTurn says that a task has given its message to an agent that stood ready,
-// and waits for its first sign of life until the returned function is called.
-func (q *admission) beginTurn() (end func()) {
+// turnsPerBoot is how many agents that stand ready begin a turn at a time, for
+// each that may boot: all at once, each would keep the others waiting.
+const turnsPerBoot = 2
+
+// turnPatience is how long one of them keeps its place without a sign of life.
+const turnPatience = 250 * time.Millisecond
+
+// beginTurn waits until an agent that stands ready may be given its message, in
+// order of arrival. heard is called at its first sign of life.
+func (q *admission) beginTurn(ctx context.Context) (heard func(), err error) {
+	if err := q.begin.Acquire(ctx, 1); err != nil {
+		return nil, context.Cause(ctx)
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.turns++
+	leave := sync.OnceFunc(func() { q.begin.Release(1) })
+	patience := time.AfterFunc(turnPatience, leave)
 	return sync.OnceFunc(func() {
+		patience.Stop()
+		leave()
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		q.turns--
 		q.next()
-	})
+	}), nil
 }
 
 // next lets in as many as may boot. q.mu is held.

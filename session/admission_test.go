@@ -56,7 +56,10 @@ func TestAdmissionIsFair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	turn := q.BeginTurn()
+	turn, err := q.BeginTurn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	q.enter("spare", "", true)
 	for _, name := range []string{"g1", "g2", "g3"} {
 		q.enter(name, "greedy", false)

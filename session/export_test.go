@@ -72,7 +72,7 @@ func (q Admission) Enter(ctx context.Context, owner string) (func(), error) {
 	return q.enter(ctx, owner, func(int) {})
 }
 func (q Admission) EnterSpare(ctx context.Context) (func(), error) { return q.enterSpare(ctx) }
-func (q Admission) BeginTurn() func()                              { return q.beginTurn() }
+func (q Admission) BeginTurn(ctx context.Context) (func(), error)  { return q.beginTurn(ctx) }
 
 func (q Admission) Waiting() int {
 	q.mu.Lock()

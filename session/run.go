@@ -120,12 +120,16 @@ func (a *attempt) turn(ctx context.Context, resume string) (agent.Result, error)
 	if p == nil {
 		return a.coldTurn(ctx, resume)
 	}
-	heard := a.m.admission.beginTurn()
-	defer heard()
 	if err := a.takeOn(ctx, p); err != nil {
 		return agent.Result{}, err
 	}
-	answer, err := a.give(ctx, resume, heard)
+	a.hasProcess(resume)
+	heard, err := a.m.admission.beginTurn(ctx)
+	if err != nil {
+		return agent.Result{}, err
+	}
+	defer heard()
+	answer, err := a.converse(ctx, agent.Turn{}, heard)
 	if a.exited && a.step == 0 {
 		// It had ended while it waited, and nobody had seen it.
 		a.settle(err)
@@ -150,7 +154,8 @@ func (a *attempt) coldTurn(ctx context.Context, resume string) (agent.Result, er
 	}
 	a.result.Warnings = append(a.result.Warnings, p.warnings...)
 	a.proc = p
-	return a.give(ctx, resume, booted)
+	a.hasProcess(resume)
+	return a.converse(ctx, agent.Turn{}, booted)
 }
 
 // boot is the start of the task's agent.
@@ -186,13 +191,12 @@ func (a *attempt) pulling(p backends.PullProgress) {
 	a.status(agent.Status{Phase: "pull", Message: p.Image + ": " + p.Status, Current: p.Current, Total: p.Total})
 }
 
-// give has a.proc take the message.
-func (a *attempt) give(ctx context.Context, resume string, booted func()) (agent.Result, error) {
+// hasProcess writes down where the task runs, before its agent has the message.
+func (a *attempt) hasProcess(resume string) {
 	a.result.Resumed = resume != ""
 	a.m.update(a.job, func(t *Task) {
 		t.State, t.Backend, t.Sandbox, t.TurnFrom = TaskRunning, a.proc.backend, a.proc.sandbox.Handle().Name, a.proc.conv.Offset()
 	})
-	return a.converse(ctx, agent.Turn{}, booted)
 }
 
 // awaitAgent and hasAgent tell observers how long the task waits for its agent.
@@ -342,8 +346,9 @@ func (a *attempt) settle(err error) {
 	}
 	a.proc = nil
 	if err == nil && a.profile.IdleTimeout > 0 && p.conv.Alive() {
-		// What the turn has left behind is no part of the next one.
-		p.in.control(backends.ControlSweep)
+		if len(a.result.Tools) > 0 { // what they have left behind is no part of the next turn
+			p.in.control(backends.ControlSweep)
+		}
 		if a.m.keepHot(a.live, p, a.profile.IdleTimeout) {
 			return
 		}

@@ -95,7 +95,7 @@ func (l *lab) burstCold(ctx context.Context, backend string) (_ *quantiles, err 
 
 // burstWarm is a burst at a server that has an agent booted for each session.
 func (l *lab) burstWarm(ctx context.Context, backend string) (_ *quantiles, err error) {
-	s, err := l.serve(ctx, backend, l.cliDir(), map[string]benchProfile{"warm": {"idle_timeout": "0s", "keep_warm": l.o.burst}})
+	s, err := l.serve(ctx, backend, l.cliDir(), map[string]benchProfile{"warm": {"idle_timeout": "10m", "keep_warm": l.o.burst}})
 	if err != nil {
 		return nil, err
 	}

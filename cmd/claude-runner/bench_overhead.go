@@ -25,6 +25,9 @@ const overheadSessions = 32
 func (l *lab) overhead(ctx context.Context) (_ *benchOverhead, err error) {
 	l.say("overhead: %d sessions of an agent that does nothing, for %v", overheadSessions, l.o.duration)
 	dir := filepath.Join(l.dir, "nothing")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
 	program, err := nothing.Install(dir)
 	if err != nil {
 		return nil, fmt.Errorf("install the agent that does nothing: %w", err)
