@@ -35,7 +35,7 @@ help:
 demo: build cli ## start the example on the best backend that is there, run two tasks, clean up
 	./examples/support-agent/demo.sh
 
-GO_BUILD = go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+GO_BUILD = go build -trimpath -ldflags '-s -w -X main.stamp=$(VERSION)'
 
 # Where the host is no Linux, containers are given this program's build for Linux, as their helper.
 build: ## build bin/claude-runner

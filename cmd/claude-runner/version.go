@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -10,9 +11,11 @@ import (
 	"claude-runner/agent/claude"
 )
 
-// version is set by the Makefile; a binary of `go install` says what the build
-// recorded.
-var version = buildVersion()
+// stamp is the version that the Makefile gives to the linker.
+var stamp string
+
+// version is the stamp; a binary of `go install` says what the build recorded.
+var version = cmp.Or(stamp, buildVersion())
 
 func buildVersion() string {
 	info, ok := debug.ReadBuildInfo()
