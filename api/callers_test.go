@@ -72,6 +72,7 @@ func TestTwoKeysOverEveryRoute(t *testing.T) {
 		"PATCH /session/:sessionId":             "403 forbidden",
 		"DELETE /session/:sessionId":            "404 session_not_found",
 		"POST /session/:sessionId/reset":        "404 session_not_found",
+		"POST /session/:sessionId/warm":         "404 session_not_found",
 		"GET /session/:sessionId/events":        "404 session_not_found",
 		"POST /session/:sessionId/stream-token": "404 session_not_found",
 		"GET /stream/:sessionId":                "404 session_not_found",

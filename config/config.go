@@ -157,8 +157,14 @@ type Backend struct {
 	Config any    // what the kind's NewConfig returned, filled in
 }
 
-// idleMemory is half of what this host has; 0 where that is not known.
-func idleMemory() agent.Bytes {
+// What this host has decides two of the defaults.
+var (
+	processors = func() int { return runtime.GOMAXPROCS(0) }
+	idleMemory = halfOfMemory
+)
+
+// halfOfMemory is half of what this host has; 0 where that is not known.
+func halfOfMemory() agent.Bytes {
 	h, err := backends.ReadHostMemory()
 	if err != nil {
 		return 0
@@ -173,7 +179,7 @@ func defaults() *Config {
 		Server:        Server{Listen: "127.0.0.1:3456", BodyLimit: 1 << 20},
 		DataDir:       "./data",
 		SandboxUser:   backends.User{UID: 10001, GID: 10001},
-		Limits:        Limits{Concurrency: 8, QueueDepth: 100, Boots: runtime.GOMAXPROCS(0), Memory: idleMemory()},
+		Limits:        Limits{Concurrency: 8, QueueDepth: 100, Boots: processors(), Memory: idleMemory()},
 		Events:        Events{MaxAge: 30 * 24 * time.Hour, MaxPerSession: 100_000},
 		ModelAPI:      ModelAPI{Upstream: Upstream{BaseURL: "https://api.anthropic.com"}},
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},

@@ -53,7 +53,7 @@ func TestDefaultsWithoutFile(t *testing.T) {
 	want := map[string]any{
 		"server": config.Server{Listen: "127.0.0.1:3456", BodyLimit: 1 << 20}, "data_dir": filepath.Join(dir, "data"),
 		"sandbox_user": backends.User{UID: 10001, GID: 10001}, "allow_unsandboxed": false,
-		"limits":    config.Limits{Concurrency: 8, QueueDepth: 100, Boots: 2},
+		"limits":    config.Limits{Concurrency: 8, QueueDepth: 100, Boots: 2, Memory: 8 << 30},
 		"model_api": config.ModelAPI{Upstream: config.Upstream{BaseURL: "https://api.anthropic.com"}},
 		"log":       config.Log{Level: slog.LevelInfo, Format: "text"}, "shutdown_grace": 30 * time.Second,
 		"backends": map[string]config.Backend{

@@ -165,12 +165,15 @@ func (l *live) readiness(r Readiness) Readiness {
 // held.
 func (m *Manager) bootAhead(l *live, b *boot, owner string) *pending {
 	ctx, cancel := context.WithCancelCause(m.root)
+	old := l.hot
+	l.hot = nil
 	return m.pend(l, func(context.Context) error {
 		defer cancel(nil)
 		ctx, stop := context.WithTimeoutCause(ctx, bootPatience, errTimedOut)
 		defer stop()
-		if p := m.unkeepHot(l); p != nil { // it is of no use any more
-			m.stop(p)
+		if old != nil { // it is of no use any more
+			old.unkeep()
+			m.stop(old)
 		}
 		p, err := m.ahead(ctx, b, owner)
 		if err != nil {

@@ -53,19 +53,28 @@ type pending struct {
 	err    error                   // why there is no agent; set before done is closed
 }
 
-// await waits until nothing is pending in the session.
-func (m *Manager) await(ctx context.Context, l *live) error {
+// takeHot takes the agent that waits in the session; nil where there is none.
+// What is pending there comes first.
+func (m *Manager) takeHot(ctx context.Context, l *live) (*process, error) {
 	for {
 		m.mu.Lock()
-		p := l.pending
-		m.mu.Unlock()
-		if p == nil {
-			return nil
+		pending, p := l.pending, l.hot
+		if pending == nil {
+			l.hot = nil
 		}
-		select {
-		case <-p.done:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		m.mu.Unlock()
+		switch {
+		case pending != nil:
+			select {
+			case <-pending.done:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		case p != nil:
+			p.unkeep()
+			return p, nil
+		default:
+			return nil, nil
 		}
 	}
 }
@@ -115,18 +124,6 @@ func (m *Manager) pend(l *live, do func(context.Context) error, cancel context.C
 	return p
 }
 
-// unkeepHot takes the kept agent out of the session; nil where there is none.
-func (m *Manager) unkeepHot(l *live) *process {
-	m.mu.Lock()
-	p := l.hot
-	l.hot = nil
-	m.mu.Unlock()
-	if p != nil {
-		p.unkeep()
-	}
-	return p
-}
-
 // closeHotAgents ends every kept agent.
 func (m *Manager) closeHotAgents() {
 	m.mu.Lock()
@@ -144,13 +141,10 @@ func (m *Manager) closeHot(l *live) {
 	m.mu.Lock()
 	pending := l.pending
 	m.mu.Unlock()
-	if pending != nil {
-		if pending.cancel != nil {
-			pending.cancel(errAborted)
-		}
-		<-pending.done
+	if pending != nil && pending.cancel != nil {
+		pending.cancel(errAborted)
 	}
-	if p := m.unkeepHot(l); p != nil {
+	if p, _ := m.takeHot(context.Background(), l); p != nil { // it fails where its context ends
 		m.stop(p)
 	}
 }

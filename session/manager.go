@@ -195,6 +195,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.closePools()
 	m.closeHotAgents()
 	m.awaitTasks()
+	m.emptyTrashNow()
 	return m.events.Close()
 }
 
@@ -270,6 +271,19 @@ func (m *Manager) emptyTrash() {
 		case <-m.root.Done():
 			return
 		}
+	}
+}
+
+// trashTime bounds how long a Manager that closes deletes folders: the next Open
+// goes on with it.
+const trashTime = 2 * time.Second
+
+// emptyTrashNow deletes what agents have left that ended with the Manager.
+func (m *Manager) emptyTrashNow() {
+	ctx, cancel := context.WithTimeout(context.Background(), trashTime)
+	defer cancel()
+	if err := m.folders.empty(ctx); err != nil && ctx.Err() == nil {
+		m.log.Error("folders of old sessions could not be deleted; the next start tries again", "error", err)
 	}
 }
 

@@ -174,7 +174,7 @@ func (a *attempt) boot(resume string) *boot {
 func (a *attempt) admitted(ctx context.Context) (booted func(), err error) {
 	begun := time.Now()
 	leave, err := a.m.admission.enter(ctx, a.job.task.Owner, func(ahead int) {
-		a.status(agent.Status{Phase: "boot", Ahead: &ahead, Message: fmt.Sprintf("as many agents boot as may (limits.boots); %d go before this one", ahead)})
+		a.status(agent.Status{Phase: "boot", Ahead: &ahead, Message: fmt.Sprintf("as many agents boot as may at a time (limits.boots), and %d more go before this one", ahead)})
 	})
 	if err != nil {
 		return nil, err

@@ -5,10 +5,11 @@ import "context"
 // take returns an agent that stands ready for the task, or nil where one must be
 // started: the one that the session has, or one of the profile's warm agents.
 func (a *attempt) take(ctx context.Context, resume string) (*process, error) {
-	if err := a.m.await(ctx, a.live); err != nil {
+	p, err := a.m.takeHot(ctx, a.live)
+	if err != nil {
 		return nil, err
 	}
-	if p := a.m.unkeepHot(a.live); p != nil {
+	if p != nil {
 		a.temperature = StartHot
 		if p.fresh {
 			a.temperature = StartWarm
@@ -21,7 +22,7 @@ func (a *attempt) take(ctx context.Context, resume string) (*process, error) {
 	if resume != "" || a.session.Turns > 0 {
 		return nil, nil
 	}
-	p := a.m.takeWarm(a.profile.Name, func(p *process) bool { return a.fits(p, "") })
+	p = a.m.takeWarm(a.profile.Name, func(p *process) bool { return a.fits(p, "") })
 	if p == nil {
 		return nil, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"claude-runner/backends/helper"
@@ -152,12 +153,14 @@ func TestForward(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The file of a gateway that was killed is there, and nobody listens.
-		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+		fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.SetUnlinkOnClose(false)
-		_ = l.Close()
+		defer syscall.Close(fd)
+		if err := syscall.Bind(fd, &syscall.SockaddrUnix{Name: socket}); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.Remove(socket); err != nil {
 			t.Fatal(err)
 		}

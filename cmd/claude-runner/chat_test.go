@@ -328,6 +328,10 @@ func (s *stream) until(kind string) event {
 	}
 }
 
+// waits reports whether the event says that other agents boot first: who tests
+// side by side may see it.
+func (e event) waits() bool { return e.Type == "status" && e.Status.Phase == "boot" }
+
 // kindsOf lists the types of events, those in a row as one.
 func kindsOf(events []event) string {
 	var b bytes.Buffer

@@ -39,7 +39,11 @@ func testModelRecovers(t *testing.T, d *deployment) {
 	if r := c.ask("fail once"); r.Text != "I am well again." {
 		t.Errorf("the task: %s", r.body)
 	}
-	if e := s.until("status"); e.Status.Phase != "retry" || e.Status.Attempt != 1 {
+	e := s.until("status")
+	for e.waits() {
+		e = s.until("status")
+	}
+	if e.Status.Phase != "retry" || e.Status.Attempt != 1 {
 		t.Errorf("the stream says %s", e.raw)
 	}
 }

@@ -17,7 +17,7 @@ func testStream(t *testing.T, d *deployment) {
 	r := c.ask("show everything")
 	s.until("task_complete")
 
-	got := slices.DeleteFunc(slices.Clone(s.seen), func(e event) bool { return e.Type == "usage" })
+	got := slices.DeleteFunc(slices.Clone(s.seen), func(e event) bool { return e.Type == "usage" || e.waits() })
 	const want = "connected task_queued task_start init thinking text tool_start tool_end text task_complete"
 	if kindsOf(got) != want {
 		t.Errorf("events: %s\nwant:   %s", kindsOf(got), want)
