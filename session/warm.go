@@ -97,6 +97,9 @@ func (m *Manager) kickPools() {
 // are missing. It returns when it should be called again, 0 where that is no
 // matter.
 func (m *Manager) fillPools() (next time.Duration) {
+	if !m.wantsWarm() {
+		return 0
+	}
 	upstreams, err := m.opts.ModelAPIs()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -128,6 +131,21 @@ func (m *Manager) fillPools() (next time.Duration) {
 		}
 	}
 	return next
+}
+
+// wantsWarm reports whether there is a pool, or should be.
+func (m *Manager) wantsWarm() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.pools) > 0 {
+		return true
+	}
+	for _, p := range m.profiles.ByName {
+		if p.KeepWarm > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // dropStale ends the agents of a pool that no task can use. m.mu is held.
