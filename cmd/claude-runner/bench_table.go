@@ -46,7 +46,7 @@ func (r *benchReport) rows() []tableRow {
 		[]figure{
 			{"memory of a hot agent", agentFigure(func(b *benchBackend) *benchAgent { return b.HotAgent })},
 			{"memory of a warm agent", agentFigure(func(b *benchBackend) *benchAgent { return b.WarmAgent })},
-			{"processor time of a hot agent that waits", func(b *benchBackend) string {
+			{"processor time of a hot agent that waits, before it is put to rest", func(b *benchBackend) string {
 				if b.HotAgent == nil || b.HotAgent.MemoryBytes == 0 {
 					return ""
 				}
