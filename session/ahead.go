@@ -88,7 +88,7 @@ func (v View) warm(ctx context.Context, sessionID, name string, ifStays bool) (R
 		return fail(err)
 	}
 	defer m.leave(l)
-	sess, err := m.opts.Store.Session(ctx, sessionID)
+	sess, err := m.storedSession(ctx, l)
 	isNew := errors.Is(err, ErrNotFound)
 	switch {
 	case isNew:
@@ -140,12 +140,7 @@ func (m *Manager) settled(ctx context.Context, l *live) error {
 	if j == nil || !j.ended() {
 		return nil
 	}
-	select {
-	case <-j.gone:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return j.awaitGone(ctx)
 }
 
 // readiness fills in how the session's agent stands. Manager.mu is held.
@@ -167,7 +162,7 @@ func (m *Manager) bootAhead(l *live, b *boot, owner string) *pending {
 	ctx, cancel := context.WithCancelCause(m.root)
 	old := l.hot
 	l.hot = nil
-	return m.pend(l, func(context.Context) error {
+	return m.pend(l, func() error {
 		defer cancel(nil)
 		ctx, stop := context.WithTimeoutCause(ctx, bootPatience, errTimedOut)
 		defer stop()

@@ -138,16 +138,11 @@ func (v View) alone(ctx context.Context, sessionID string, do func() error) erro
 // quiet waits until no process of the session is left.
 func (m *Manager) quiet(ctx context.Context, l *live) error {
 	m.mu.Lock()
-	var gone <-chan struct{}
-	if l.current != nil {
-		gone = l.current.gone
-	}
+	j := l.current
 	m.mu.Unlock()
-	if gone != nil {
-		select {
-		case <-gone:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+	if j != nil {
+		if err := j.awaitGone(ctx); err != nil {
+			return err
 		}
 	}
 	m.closeHot(l)

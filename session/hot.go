@@ -101,7 +101,7 @@ func (m *Manager) expire(l *live, p *process) {
 		return
 	}
 	l.hot = nil
-	m.pend(l, func(context.Context) error {
+	m.pend(l, func() error {
 		p.unkeep()
 		m.stop(p)
 		return nil
@@ -109,12 +109,12 @@ func (m *Manager) expire(l *live, p *process) {
 }
 
 // pend runs do, for which the session's next task waits. m.mu is held.
-func (m *Manager) pend(l *live, do func(context.Context) error, cancel context.CancelCauseFunc) *pending {
+func (m *Manager) pend(l *live, do func() error, cancel context.CancelCauseFunc) *pending {
 	p := &pending{done: make(chan struct{}), cancel: cancel}
 	l.pending = p
 	l.users++
 	m.tasks.Go(func() {
-		err := do(m.root)
+		err := do()
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		p.err, l.pending = err, nil

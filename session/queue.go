@@ -40,6 +40,17 @@ func (j *job) ended() bool {
 	}
 }
 
+// awaitGone waits until nothing of the task's sandbox is left, or it stays for the
+// next task.
+func (j *job) awaitGone(ctx context.Context) error {
+	select {
+	case <-j.gone:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // enter holds the session for one submit or operation; others of the same
 // session wait. Every enter has its leave.
 func (m *Manager) enter(ctx context.Context, id string) (*live, error) {

@@ -119,7 +119,9 @@ func (m *Manager) fillPools() (next time.Duration) {
 		}
 		m.dropStale(pool, profile, upstreams)
 		if wait := time.Until(pool.retryAt); wait > 0 {
-			next = min(max(next, wait), wait)
+			if next == 0 || wait < next {
+				next = wait
+			}
 			continue
 		}
 		for len(pool.ready)+pool.booting < profile.KeepWarm && m.roomForWarm() {
