@@ -53,6 +53,13 @@ type Conversation interface {
 	// once, or has ended.
 	Ready() <-chan struct{}
 
+	// Rehearse has an agent that is ready, and has had no turn yet, go through
+	// the motions of one, so that its first is as quick as later ones. Nothing of
+	// it is told to anybody or stays in the agent's memory. The agent calls its
+	// model, which should be a Lease with Rehearsal. An agent that can't rehearse
+	// is no error; one that does not end it before ctx does, is.
+	Rehearse(ctx context.Context) error
+
 	// Alive reports whether the agent can take another turn.
 	Alive() bool
 
@@ -132,6 +139,9 @@ type Turn struct {
 	// one only reads what comes of it (see Launch.Recovered). Output that is
 	// read again gives the same events again.
 	Sent bool
+	// Asked, where it is set, is called when the agent has asked its model, from
+	// the goroutine of emit. An agent that does not tell never calls it.
+	Asked func()
 }
 
 // Result is what a turn came to.

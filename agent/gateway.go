@@ -70,6 +70,10 @@ type Lease struct {
 
 	Network NetworkMode // empty: none
 	Egress  []EgressRule
+
+	// Rehearsal has model calls answered by the gateway itself, with next to
+	// nothing: they cost nothing and leave this host never.
+	Rehearsal bool
 }
 
 // Budget bounds what may be spent under a name, over all leases that name it.

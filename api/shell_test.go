@@ -50,6 +50,8 @@ type shell struct {
 
 func (c *shell) Ready() <-chan struct{} { return ready }
 
+func (c *shell) Rehearse(context.Context) error { return nil }
+
 // ready is closed: a shell takes lines from its beginning.
 var ready = func() chan struct{} {
 	c := make(chan struct{})

@@ -20,7 +20,9 @@ type admission struct {
 	mu      sync.Mutex
 	booting int            // agents that boot
 	owners  map[string]int // those that boot for a task, by owner
-	turns   int            // tasks that wait for a sign of life of an agent that stood ready
+	turns   int            // agents that stood ready and begin a turn
+	hush    *time.Timer    // until it fires, no agent boots for nobody
+	hushed  bool           // it runs
 	waiting []*entrant
 }
 
@@ -38,7 +40,15 @@ const sparePatience = 10 * time.Second
 
 func newAdmission(limit int) *admission {
 	limit = max(1, limit)
-	return &admission{limit: limit, begin: semaphore.NewWeighted(int64(turnsPerBoot * limit)), owners: map[string]int{}}
+	q := &admission{limit: limit, begin: semaphore.NewWeighted(int64(limit)), owners: map[string]int{}}
+	q.hush = time.AfterFunc(time.Hour, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.hushed = false
+		q.next()
+	})
+	q.hush.Stop()
+	return q
 }
 
 // enter waits until an agent of owner's may boot, and is told how many go before
@@ -103,32 +113,61 @@ func (q *admission) leave(e *entrant) {
 	q.next()
 }
 
-// turnsPerBoot is how many agents that stand ready begin a turn at a time, for
-// each that may boot: all at once, each would keep the others waiting.
-const turnsPerBoot = 2
+// spareQuiet is how long none of the agents that stand ready was taken before
+// another boots in its place: tasks that come all at once are not to wait for it.
+const spareQuiet = 300 * time.Millisecond
 
-// turnPatience is how long one of them keeps its place without a sign of life.
-const turnPatience = 250 * time.Millisecond
+// taken says that an agent was taken that stood ready.
+func (q *admission) taken() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.hushed = true
+	q.hush.Reset(spareQuiet)
+}
+
+// How long an agent that stands ready keeps its place among those that begin a
+// turn: it is to be heard of in turnPatience, and has still to do for a while
+// when it has asked its model.
+const (
+	turnPatience = 250 * time.Millisecond
+	turnAsking   = 25 * time.Millisecond
+)
+
+// beginning is a place among the agents that begin a turn.
+type beginning struct {
+	q     *admission
+	timer *time.Timer
+	once  sync.Once
+}
 
 // beginTurn waits until an agent that stands ready may be given its message, in
-// order of arrival. heard is called at its first sign of life.
-func (q *admission) beginTurn(ctx context.Context) (heard func(), err error) {
+// order of arrival: as many begin a turn at a time as may boot, since all at
+// once would each keep the others waiting. end is called when the turn is over.
+func (q *admission) beginTurn(ctx context.Context) (*beginning, error) {
 	if err := q.begin.Acquire(ctx, 1); err != nil {
 		return nil, context.Cause(ctx)
 	}
+	b := &beginning{q: q}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.turns++
-	leave := sync.OnceFunc(func() { q.begin.Release(1) })
-	patience := time.AfterFunc(turnPatience, leave)
-	return sync.OnceFunc(func() {
-		patience.Stop()
-		leave()
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.turns--
-		q.next()
-	}), nil
+	b.timer = time.AfterFunc(turnPatience, b.end)
+	return b, nil
+}
+
+// asked says that the agent has asked its model.
+func (b *beginning) asked() { b.timer.Reset(turnAsking) }
+
+// end gives up the place.
+func (b *beginning) end() {
+	b.once.Do(func() {
+		b.q.begin.Release(1)
+		b.q.mu.Lock()
+		defer b.q.mu.Unlock()
+		b.timer.Stop()
+		b.q.turns--
+		b.q.next()
+	})
 }
 
 // next lets in as many as may boot. q.mu is held.
@@ -159,7 +198,7 @@ func (q *admission) first() int {
 	if best >= 0 {
 		return best
 	}
-	calm := q.turns == 0 && len(q.owners) == 0
+	calm := q.turns == 0 && len(q.owners) == 0 && !q.hushed
 	return slices.IndexFunc(q.waiting, func(e *entrant) bool { return calm || e.urgent })
 }
 

@@ -72,7 +72,14 @@ func (q Admission) Enter(ctx context.Context, owner string) (func(), error) {
 	return q.enter(ctx, owner, func(int) {})
 }
 func (q Admission) EnterSpare(ctx context.Context) (func(), error) { return q.enterSpare(ctx) }
-func (q Admission) BeginTurn(ctx context.Context) (func(), error)  { return q.beginTurn(ctx) }
+
+func (q Admission) BeginTurn(ctx context.Context) (end func(), err error) {
+	b, err := q.beginTurn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b.end, nil
+}
 
 func (q Admission) Waiting() int {
 	q.mu.Lock()

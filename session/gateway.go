@@ -108,6 +108,15 @@ func (a *attempt) letOut(ctx context.Context, l *lease) error {
 	return err
 }
 
+// letRehearse opens the lease of an agent that has no task yet: it leads nowhere.
+func (m *Manager) letRehearse(ctx context.Context, l *lease) error {
+	err := m.opts.Gateway.Open(ctx, agent.Lease{ID: l.id, Socket: l.socket.Host, Owner: l.owner, Token: m.leaseToken(l.id), Rehearsal: true})
+	if err != nil {
+		return fmt.Errorf("open the gateway to an agent without a task: %w", err)
+	}
+	return nil
+}
+
 const (
 	meterTimeout = 2 * time.Second // for the last call to be counted
 	meterPoll    = 5 * time.Millisecond

@@ -124,12 +124,12 @@ func (a *attempt) turn(ctx context.Context, resume string) (agent.Result, error)
 		return agent.Result{}, err
 	}
 	a.hasProcess(resume)
-	heard, err := a.m.admission.beginTurn(ctx)
+	beginning, err := a.m.admission.beginTurn(ctx)
 	if err != nil {
 		return agent.Result{}, err
 	}
-	defer heard()
-	answer, err := a.converse(ctx, agent.Turn{}, heard)
+	defer beginning.end()
+	answer, err := a.converse(ctx, agent.Turn{}, sync.OnceFunc(beginning.asked))
 	if a.exited && a.step == 0 {
 		// It had ended while it waited, and nobody had seen it.
 		a.settle(err)
@@ -210,16 +210,19 @@ func (a *attempt) hasAgent() {
 	a.m.tell(func(o Observer) { o.AgentStarted(a.job.task, start) })
 }
 
-// converse gives the task's message to the agent and tells what it does.
-func (a *attempt) converse(ctx context.Context, t agent.Turn, begun func()) (agent.Result, error) {
-	t.Message, t.Context = a.job.task.Request.Message, a.job.task.Request.Context
+// converse gives the task's message to the agent and tells what it does. asked
+// is called when the agent has asked its model, and may be again.
+func (a *attempt) converse(ctx context.Context, t agent.Turn, asked func()) (agent.Result, error) {
+	t.Message, t.Context, t.Asked = a.job.task.Request.Message, a.job.task.Request.Context, asked
 	ctx, watched := a.watch(ctx)
 	defer watched()
 	mask := eventMask{masker: a.mask}
 	a.step, a.exited = 0, false
 	defer a.watchRefusals()()
 	answer, err := a.proc.conv.Turn(ctx, t, func(e agent.Event) {
-		begun()
+		if e.Type != agent.EventInit { // by which its work only begins
+			asked()
+		}
 		if a.step == 0 {
 			a.hasAgent()
 		}

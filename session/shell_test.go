@@ -84,6 +84,8 @@ func (c *shell) Offset() int64 { return c.offset }
 
 func (c *shell) Ready() <-chan struct{} { return ready }
 
+func (c *shell) Rehearse(context.Context) error { return nil }
+
 // ready is closed: a shell takes lines from its beginning.
 var ready = func() chan struct{} {
 	c := make(chan struct{})

@@ -213,18 +213,23 @@ func (m *Manager) newBoot(profile Profile, upstreams []agent.ModelAPI) *boot {
 	id := strings.ToLower(rand.Text()[:13])
 	return &boot{
 		m: m, profile: profile, upstreams: upstreams, mask: newMasker(secretValues(upstreams, profile.Profile, nil)),
-		name: "warm-" + id, folder: warmPrefix + id,
+		name: "warm-" + id, folder: warmPrefix + id, letOut: m.letRehearse,
 	}
 }
 
-// ahead starts the agent and waits until it has booted.
+// ahead starts the agent, waits until it has booted, and has it rehearse where
+// that costs nothing.
 func (b *boot) ahead(ctx context.Context) (*process, error) {
 	p, err := b.start(ctx)
 	if err != nil {
 		b.m.discardWarm(b.folder)
 		return nil, err
 	}
-	if err := p.booted(ctx); err != nil {
+	err = p.booted(ctx)
+	if err == nil && p.lease != nil {
+		err = p.conv.Rehearse(ctx)
+	}
+	if err != nil {
 		b.m.stop(p)
 		return nil, err
 	}
@@ -269,6 +274,7 @@ func (m *Manager) takeWarm(name string, fits func(*process) bool) *process {
 		pool.ready = slices.Delete(pool.ready, 0, 1)
 		m.mu.Unlock()
 		if fits(p) {
+			m.admission.taken()
 			p.unkeep()
 			return p
 		}

@@ -27,6 +27,9 @@ func (d driver) Open(l agent.Launch, stdin io.WriteCloser, stdout io.Reader) age
 		began:   make(chan struct{}),
 		refused: make(chan struct{}),
 		ready:   make(chan struct{}),
+
+		rehearses: make(chan struct{}),
+		rehearsed: make(chan struct{}),
 	}
 	if l.Resume != "" {
 		c.restored = transcriptTotals(l.Home, l.Resume)
@@ -52,7 +55,9 @@ type conversation struct {
 	began   chan struct{} // closed when the first turn begins
 	refused chan struct{} // closed when the CLI did not take prompt and schema
 	ready   chan struct{} // closed when the CLI has taken prompt and schema, or has ended
-	once    struct{ begin, close, refuse, ready sync.Once }
+	once    struct{ begin, close, refuse, ready, rehearse, rehearsed sync.Once }
+
+	rehearses, rehearsed chan struct{} // closed when Rehearse begins, and when the CLI has done with it
 
 	restored totals // what a resumed conversation may be counted from
 
@@ -169,17 +174,12 @@ func (c *conversation) read(lines *lineReader) {
 			c.answer(m)
 			continue
 		case "control_response":
-			if m.Response.RequestID != initializeID {
-				continue
-			}
-			if m.Response.Subtype == "error" {
-				c.refuse(m.Response.Error)
-			}
-			c.setReady()
+			c.settle(m)
 			continue
 		}
 		select {
 		case <-c.began:
+		case <-c.rehearses: // what comes of a rehearsal is nobody's
 		case <-c.closing:
 			continue
 		}
@@ -197,6 +197,36 @@ func (c *conversation) read(lines *lineReader) {
 func (c *conversation) remember(m message) {
 	if m.endsTurn() {
 		c.count(totals{cost: max(m.TotalCostUSD, 0), models: m.ModelUsage}, agent.Usage(m.Usage))
+	}
+}
+
+// settle takes the CLI's answer to what the driver has asked.
+func (c *conversation) settle(m message) {
+	switch m.Response.RequestID {
+	case initializeID:
+		if m.Response.Subtype == "error" {
+			c.refuse(m.Response.Error)
+		}
+		c.setReady()
+	case rehearsalID:
+		c.once.rehearsed.Do(func() { close(c.rehearsed) })
+	}
+}
+
+// Rehearse implements agent.Conversation. A side question takes all the steps of
+// a turn, the model's call included, and is in no transcript.
+func (c *conversation) Rehearse(ctx context.Context) error {
+	c.once.rehearse.Do(func() { close(c.rehearses) })
+	if err := c.send(ctx, sideQuestion()); err != nil {
+		return fmt.Errorf("rehearse: %w", err)
+	}
+	select {
+	case <-c.rehearsed: // by an error too: a CLI that can't
+		return nil
+	case <-c.ended:
+		return fmt.Errorf("rehearse: %w", errClosed)
+	case <-ctx.Done():
+		return fmt.Errorf("rehearse: %w", context.Cause(ctx))
 	}
 }
 
@@ -255,7 +285,11 @@ func (c *conversation) tell(v any) {
 	}
 }
 
-const initializeID = "initialize"
+// The driver's own requests of which it awaits the answer.
+const (
+	initializeID = "initialize"
+	rehearsalID  = "rehearsal"
+)
 
 func initialize(t *agent.Template) any {
 	request := map[string]any{"subtype": "initialize"}
@@ -266,6 +300,12 @@ func initialize(t *agent.Template) any {
 		}
 	}
 	return map[string]any{"type": "control_request", "request_id": initializeID, "request": request}
+}
+
+func sideQuestion() any {
+	return map[string]any{"type": "control_request", "request_id": rehearsalID, "request": map[string]any{
+		"subtype": "side_question", "question": "Are you there?",
+	}}
 }
 
 func interrupt() any {

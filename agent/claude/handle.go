@@ -51,6 +51,8 @@ func (t *turn) system(m message) {
 		// A summary of a long conversation is written without a word until it
 		// is done.
 		switch m.Status {
+		case "requesting":
+			t.asked()
 		case "compacting":
 			t.watch.stop()
 		case "":

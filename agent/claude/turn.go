@@ -19,6 +19,9 @@ func (c *conversation) Turn(ctx context.Context, prompt agent.Turn, emit func(ag
 		return agent.Result{}, context.Cause(ctx)
 	}
 	t := newTurn(c, emit)
+	if prompt.Asked != nil {
+		t.asked = prompt.Asked
+	}
 	c.setTurn(t)
 	defer c.setTurn(nil)
 	defer close(t.over)
@@ -55,6 +58,7 @@ func promptText(p agent.Turn) (string, error) {
 type turn struct {
 	c     *conversation
 	emit  func(agent.Event)
+	asked func()        // the model has been
 	in    chan message  // from the reader
 	over  chan struct{} // closed when nobody reads in
 	begun time.Time
@@ -78,7 +82,7 @@ type turn struct {
 
 func newTurn(c *conversation, emit func(agent.Event)) *turn {
 	return &turn{
-		c: c, emit: emit, in: make(chan message), over: make(chan struct{}), begun: time.Now(),
+		c: c, emit: emit, asked: func() {}, in: make(chan message), over: make(chan struct{}), begun: time.Now(),
 		result: agent.Result{Model: c.launch.Model, AgentID: c.launch.Resume},
 		calls:  map[string]apiUsage{}, streamed: map[string]bool{},
 		names: map[string]string{}, used: map[string]bool{}, open: map[string]bool{},

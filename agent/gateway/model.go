@@ -42,7 +42,7 @@ func (l *lease) model(w http.ResponseWriter, r *http.Request, c *config) {
 		refuseModel(w, http.StatusUnauthorized, "authentication_error", "The token is not this sandbox's.")
 		return
 	}
-	if len(c.Upstreams) == 0 {
+	if len(c.Upstreams) == 0 && !c.Rehearsal {
 		refuseModel(w, http.StatusBadGateway, "api_error", "The runner has no Messages API for this sandbox.")
 		return
 	}
@@ -53,6 +53,10 @@ func (l *lease) model(w http.ResponseWriter, r *http.Request, c *config) {
 		if !ok {
 			return
 		}
+	}
+	if c.Rehearsal {
+		call.rehearse(w)
+		return
 	}
 	call.forward(w)
 }

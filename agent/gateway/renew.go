@@ -19,7 +19,7 @@ type renewal struct {
 // renews reports whether l is old but for its meter and its budgets.
 func renews(l, old Lease) bool {
 	return l.ID == old.ID && l.Session == old.Session && l.Socket == old.Socket && l.Owner == old.Owner &&
-		l.Token == old.Token && l.Network == old.Network &&
+		l.Token == old.Token && l.Network == old.Network && l.Rehearsal == old.Rehearsal &&
 		slices.Equal(l.Upstreams, old.Upstreams) && slices.Equal(l.Models, old.Models) &&
 		(l.Prices == nil) == (old.Prices == nil) && maps.Equal(l.Prices, old.Prices) &&
 		(len(l.Egress)+len(old.Egress) == 0 || reflect.DeepEqual(l.Egress, old.Egress))
