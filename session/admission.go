@@ -130,7 +130,7 @@ func (q *admission) taken() {
 // when it has asked its model.
 const (
 	turnPatience = 250 * time.Millisecond
-	turnAsking   = 25 * time.Millisecond
+	turnAsking   = 40 * time.Millisecond
 )
 
 // beginning is a place among the agents that begin a turn.
