@@ -23,6 +23,7 @@ type admission struct {
 	turns   int            // agents that stood ready and begin a turn
 	hush    *time.Timer    // until it fires, no agent boots for nobody
 	hushed  bool           // it runs
+	quiet   time.Duration  // that it runs for
 	waiting []*entrant
 }
 
@@ -40,7 +41,7 @@ const sparePatience = 10 * time.Second
 
 func newAdmission(limit int) *admission {
 	limit = max(1, limit)
-	q := &admission{limit: limit, begin: semaphore.NewWeighted(int64(limit)), owners: map[string]int{}}
+	q := &admission{limit: limit, begin: semaphore.NewWeighted(int64(limit)), owners: map[string]int{}, quiet: spareQuiet}
 	q.hush = time.AfterFunc(time.Hour, func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
@@ -122,52 +123,48 @@ func (q *admission) taken() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.hushed = true
-	q.hush.Reset(spareQuiet)
+	q.hush.Reset(q.quiet)
 }
 
 // How long an agent that stands ready keeps its place among those that begin a
-// turn: it is to be heard of in turnPatience, and has still to do for a while
-// when it has asked its model.
+// turn: at most turnPatience without having asked its model; in its first turn,
+// turnAsking beyond that, since it has still to do then.
 const (
 	turnPatience = 250 * time.Millisecond
 	turnAsking   = 40 * time.Millisecond
 )
 
-// beginning is a place among the agents that begin a turn.
+// beginning is an agent that begins a turn.
 type beginning struct {
-	q     *admission
-	timer *time.Timer
-	once  sync.Once
+	asked func() // it has asked its model
+	end   func() // its turn is over
 }
 
 // beginTurn waits until an agent that stands ready may be given its message, in
 // order of arrival: as many begin a turn at a time as may boot, since all at
-// once would each keep the others waiting. end is called when the turn is over.
-func (q *admission) beginTurn(ctx context.Context) (*beginning, error) {
+// once would each keep the others waiting.
+func (q *admission) beginTurn(ctx context.Context, first bool) (*beginning, error) {
 	if err := q.begin.Acquire(ctx, 1); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	b := &beginning{q: q}
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	q.turns++
-	b.timer = time.AfterFunc(turnPatience, b.end)
-	return b, nil
-}
-
-// asked says that the agent has asked its model.
-func (b *beginning) asked() { b.timer.Reset(turnAsking) }
-
-// end gives up the place.
-func (b *beginning) end() {
-	b.once.Do(func() {
-		b.q.begin.Release(1)
-		b.q.mu.Lock()
-		defer b.q.mu.Unlock()
-		b.timer.Stop()
-		b.q.turns--
-		b.q.next()
+	q.mu.Unlock()
+	leave := sync.OnceFunc(func() { q.begin.Release(1) })
+	patience := time.AfterFunc(turnPatience, leave)
+	end := sync.OnceFunc(func() {
+		patience.Stop()
+		leave()
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.turns--
+		q.next()
 	})
+	asked := end
+	if first {
+		asked = sync.OnceFunc(func() { time.AfterFunc(turnAsking, end) })
+	}
+	return &beginning{asked: asked, end: end}, nil
 }
 
 // next lets in as many as may boot. q.mu is held.

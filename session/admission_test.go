@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"claude-runner/session"
 )
@@ -105,5 +106,56 @@ func TestAdmissionOfWhoLeaves(t *testing.T) {
 	leave()
 	if q.Booting() != 0 {
 		t.Error("somebody boots still")
+	}
+}
+
+// Agents that stand ready begin their turns a few at a time, until they have
+// asked their models.
+func TestTurnsBeginAFewAtATime(t *testing.T) {
+	q := session.NewAdmission(1)
+	asked, end, err := q.BeginTurnAsking(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := q.BeginTurn(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("a second one begins while the first works: %v", err)
+	}
+	asked()
+	second, err := q.BeginTurn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	end() // of what has long made way
+	if _, err := q.BeginTurn(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("a third one begins while the second works: %v", err)
+	}
+	second()
+	// One that never asks makes way all the same.
+	if _, err := q.BeginTurn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := q.BeginTurn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Where an agent that stood ready was taken, no other boots in its place at once.
+func TestSpareAgentsWaitForABurst(t *testing.T) {
+	q := &queueOf{session.NewAdmission(2), t, make(chan string), map[string]chan struct{}{}}
+	q.Taken(time.Hour)
+	q.enter("spare", "", true)
+	leave, err := q.Enter(t.Context(), "somebody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	if n := q.Waiting(); n != 1 {
+		t.Errorf("%d wait, want the spare one", n)
+	}
+	q.Taken(time.Millisecond)
+	if got := q.next(); got != "spare" {
+		t.Errorf("%s boots", got)
 	}
 }

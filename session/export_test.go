@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"claude-runner/agent"
 	"claude-runner/backends"
@@ -74,11 +75,24 @@ func (q Admission) Enter(ctx context.Context, owner string) (func(), error) {
 func (q Admission) EnterSpare(ctx context.Context) (func(), error) { return q.enterSpare(ctx) }
 
 func (q Admission) BeginTurn(ctx context.Context) (end func(), err error) {
-	b, err := q.beginTurn(ctx)
+	_, end, err = q.BeginTurnAsking(ctx)
+	return end, err
+}
+
+// BeginTurnAsking is BeginTurn, with what the agent's having asked its model calls.
+func (q Admission) BeginTurnAsking(ctx context.Context) (asked, end func(), err error) {
+	b, err := q.beginTurn(ctx, false)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return b.end, nil
+	return b.asked, b.end, nil
+}
+
+// Taken says that an agent was taken that stood ready; none boots in its place for
+// so long.
+func (q Admission) Taken(quiet time.Duration) {
+	q.quiet = quiet
+	q.taken()
 }
 
 func (q Admission) Waiting() int {

@@ -124,12 +124,12 @@ func (a *attempt) turn(ctx context.Context, resume string) (agent.Result, error)
 		return agent.Result{}, err
 	}
 	a.hasProcess(resume)
-	beginning, err := a.m.admission.beginTurn(ctx)
+	beginning, err := a.m.admission.beginTurn(ctx, a.temperature == StartWarm)
 	if err != nil {
 		return agent.Result{}, err
 	}
 	defer beginning.end()
-	answer, err := a.converse(ctx, agent.Turn{}, sync.OnceFunc(beginning.asked))
+	answer, err := a.converse(ctx, agent.Turn{}, beginning.asked)
 	if a.exited && a.step == 0 {
 		// It had ended while it waited, and nobody had seen it.
 		a.settle(err)

@@ -109,6 +109,9 @@ func (d *deployment) startsOf(t *testing.T, do func(), want map[string]int) {
 
 func testWarmSession(t *testing.T, d *deployment) {
 	d.stands(t)
+	if n := d.model.Served().Calls; n != 0 { // it is the first case
+		t.Errorf("the agents of the pool have asked the model %d times", n)
+	}
 	d.startsOf(t, func() {
 		c := d.chat(t, "")
 		first := c.ask("run: echo $PPID; echo $FROM_PROFILE; echo mine > file")
