@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"claude-runner/agent"
+	"claude-runner/agent/claude"
 	"claude-runner/backends/docker"
 	"claude-runner/backends/podman"
 )
 
 // engineRun is an engine's own "run" of the CLI, once for each task: what is done
-// without a runner.
+// without a runner, and so without the runner's tuning of the CLI.
 type engineRun struct {
 	Command string `json:"command"` // for people
 	Network string `json:"network"` // how the container reaches the model
@@ -100,6 +101,7 @@ func (e *engineRun) once(ctx context.Context) (m moments, err error) {
 	}
 	name := filepath.Base(e.lab.dir) + "-" + filepath.Base(dir)
 	args := []string{"run", "--rm", "--interactive", "--init", "--name", name, "--pull", "never", "--user", "10001:10001", "--workdir", "/tmp"}
+	delete(command.Env, claude.TunedVariable) // by itself, the CLI does not do it
 	for _, variable := range environ(command.Env) {
 		args = append(args, "--env", variable)
 	}

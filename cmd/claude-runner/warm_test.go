@@ -109,8 +109,8 @@ func (d *deployment) startsOf(t *testing.T, do func(), want map[string]int) {
 
 func testWarmSession(t *testing.T, d *deployment) {
 	d.stands(t)
-	if n := d.model.Served().Calls; n != 0 { // it is the first case
-		t.Errorf("the agents of the pool have asked the model %d times", n)
+	if n := d.model.Served().Calls; n != 1 { // by requireAgent: this is the first case
+		t.Errorf("the model was asked %d times, want once: agents that rehearse ask nobody", n)
 	}
 	d.startsOf(t, func() {
 		c := d.chat(t, "")
