@@ -118,7 +118,7 @@ func (v View) warm(ctx context.Context, sessionID, name string, ifStays bool) (R
 	if l.pending != nil || l.current != nil {
 		return r, l, l.pending, nil
 	}
-	if p := l.hot; p != nil && p.base == baseKey(profile, upstreams) && p.conv.Alive() {
+	if p := l.hot; p != nil && p.base == m.bases.of(profile, upstreams) && p.conv.Alive() {
 		return r, l, nil, nil
 	}
 	if ifStays && profile.IdleTimeout == 0 && profile.KeepWarm == 0 {
@@ -186,7 +186,7 @@ func (m *Manager) bootAhead(l *live, b *boot, owner string) *pending {
 // or another.
 func (m *Manager) ahead(ctx context.Context, b *boot, owner string) (*process, error) {
 	if b.session == "" {
-		base := baseKey(b.profile, b.upstreams)
+		base := m.bases.of(b.profile, b.upstreams)
 		p := m.takeWarm(b.profile.Name, func(p *process) bool { return p.base == base && p.conv.Alive() })
 		if p != nil {
 			return p, nil

@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -45,9 +47,37 @@ const (
 	labelAgent   = "claude-runner.agent"
 )
 
-// baseKey tells apart what agents are started with, whoever's task they get.
-func baseKey(p Profile, upstreams []agent.ModelAPI) string {
-	first := upstreams[0]
+// bases tells apart what agents are started with, whoever's task they get. It
+// keeps each profile's last answer: for a profile that is the same value, finding
+// that out takes a fraction of a digest.
+type bases struct {
+	mu   sync.Mutex
+	last map[string]base // by the profile's name
+}
+
+// base is what agents are started with.
+type base struct {
+	profile  Profile
+	upstream agent.ModelAPI
+	key      string
+}
+
+func (c *bases) of(p Profile, upstreams []agent.ModelAPI) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known, ok := c.last[p.Name]
+	if ok && known.upstream == upstreams[0] && reflect.DeepEqual(known.profile, p) {
+		return known.key
+	}
+	known = base{profile: p, upstream: upstreams[0], key: baseKey(p, upstreams[0])}
+	if c.last == nil {
+		c.last = map[string]base{}
+	}
+	c.last[p.Name] = known
+	return known.key
+}
+
+func baseKey(p Profile, first agent.ModelAPI) string {
 	secrets := map[string]string{}
 	for name, s := range p.Secrets {
 		secrets[name] = s.Reveal()
@@ -186,7 +216,7 @@ func (b *boot) newProcess(on string, sandbox backends.Sandbox, launch agent.Laun
 	in := &controlledInput{to: sandbox.Stdin(), controlled: way != nil}
 	return &process{
 		backend: on, sandbox: sandbox, launch: launch, lease: way, in: in, output: out, mask: b.mask,
-		base: baseKey(b.profile, b.upstreams), env: envKey(b.env), fresh: launch.Ahead, warnings: b.warnings,
+		base: b.m.bases.of(b.profile, b.upstreams), env: envKey(b.env), fresh: launch.Ahead, warnings: b.warnings,
 		folder: b.folder, conv: b.m.opts.Driver.Open(launch, in, out),
 	}
 }

@@ -80,6 +80,7 @@ type Manager struct {
 	admission *admission
 
 	masks    masks
+	bases    bases
 	keys     *Keyring
 	limiters limiters
 

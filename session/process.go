@@ -20,7 +20,7 @@ type process struct {
 	sandbox  backends.Sandbox
 	launch   agent.Launch
 	conv     agent.Conversation
-	base     string // what it was started with; a task of another baseKey can't use it
+	base     string // what it was started with, by bases; a task of another can't use it
 	env      string // the envKey of its task's
 	fresh    bool   // it was started ahead of its first task, and has had none
 	folder   string // its folder below sessions: its session's, or one that moveIn gives to a session

@@ -51,7 +51,7 @@ func (a *attempt) movesIn(p *process) bool {
 // task's environment.
 func (a *attempt) fits(p *process, resume string) bool {
 	r := a.job.task.Request
-	if p.base != baseKey(a.profile, a.upstreams) || !p.conv.Alive() || r.Backend != "" && r.Backend != p.backend {
+	if p.base != a.m.bases.of(a.profile, a.upstreams) || !p.conv.Alive() || r.Backend != "" && r.Backend != p.backend {
 		return false
 	}
 	if !p.fresh {

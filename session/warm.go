@@ -154,7 +154,7 @@ func (m *Manager) wantsWarm() bool {
 func (m *Manager) dropStale(pool *pool, p Profile, upstreams []agent.ModelAPI) {
 	base := ""
 	if p.KeepWarm > 0 {
-		base = baseKey(p, upstreams)
+		base = m.bases.of(p, upstreams)
 	}
 	kept := pool.ready[:0]
 	for i, w := range pool.ready {
