@@ -33,11 +33,16 @@ func (l *EventLog) Append(sessionID string, e Event) error {
 // ErrEnded or ErrKeyTaken. With refusable, the store's own trouble is returned
 // at once; without it, it is tried until it works or the log is closed.
 func (l *EventLog) Write(sessionID string, c Change, refusable bool, events ...Event) error {
+	return l.Begin(sessionID, c, refusable, events...)()
+}
+
+// Begin is Write that does not wait: what it returns does, and is called once.
+func (l *EventLog) Begin(sessionID string, c Change, refusable bool, events ...Event) (wait func() error) {
 	e := &entry{sessionID: sessionID, change: c, events: events, refusable: refusable, done: make(chan error, 1)}
 	if err := l.enqueue(e); err != nil {
-		return err
+		return func() error { return err }
 	}
-	return <-e.done
+	return func() error { return <-e.done }
 }
 
 func (l *EventLog) enqueue(e *entry) error {

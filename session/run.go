@@ -120,10 +120,15 @@ func (a *attempt) turn(ctx context.Context, resume string) (agent.Result, error)
 	if p == nil {
 		return a.coldTurn(ctx, resume)
 	}
-	if err := a.takeOn(ctx, p); err != nil {
+	a.takeOn(p)
+	written := a.hasProcess(resume)
+	if p.lease != nil {
+		err = a.letOut(ctx, p.lease)
+	}
+	written()
+	if err != nil {
 		return agent.Result{}, err
 	}
-	a.hasProcess(resume)
 	beginning, err := a.m.admission.beginTurn(ctx, a.temperature == StartWarm)
 	if err != nil {
 		return agent.Result{}, err
@@ -154,7 +159,7 @@ func (a *attempt) coldTurn(ctx context.Context, resume string) (agent.Result, er
 	}
 	a.result.Warnings = append(a.result.Warnings, p.warnings...)
 	a.proc = p
-	a.hasProcess(resume)
+	a.hasProcess(resume)()
 	return a.converse(ctx, agent.Turn{}, booted)
 }
 
@@ -191,10 +196,11 @@ func (a *attempt) pulling(p backends.PullProgress) {
 	a.status(agent.Status{Phase: "pull", Message: p.Image + ": " + p.Status, Current: p.Current, Total: p.Total})
 }
 
-// hasProcess writes down where the task runs, before its agent has the message.
-func (a *attempt) hasProcess(resume string) {
+// hasProcess writes down where the task runs. Its agent is not to have the message
+// before that is written, which written waits for.
+func (a *attempt) hasProcess(resume string) (written func()) {
 	a.result.Resumed = resume != ""
-	a.m.update(a.job, func(t *Task) {
+	return a.m.updating(a.job, func(t *Task) {
 		t.State, t.Backend, t.Sandbox, t.TurnFrom = TaskRunning, a.proc.backend, a.proc.sandbox.Handle().Name, a.proc.conv.Offset()
 	})
 }
@@ -376,14 +382,16 @@ func (m *Manager) emit(sessionID string, e Event) {
 	}
 }
 
-// update changes a task that has not ended, in memory and in the store.
-func (m *Manager) update(j *job, change func(*Task), events ...Event) {
+// updating changes a task that has not ended, in memory and in the store, whose
+// part written waits for.
+func (m *Manager) updating(j *job, change func(*Task)) (written func()) {
 	t := m.change(j, change)
-	m.changed(t, m.events.Write(t.SessionID, Change{Update: &t}, false, events...), events)
+	wait := m.events.Begin(t.SessionID, Change{Update: &t}, false)
+	return func() { m.changed(t, wait(), nil) }
 }
 
-// updateSoon is update for what a crash may forget: it does not wait until the
-// store has it.
+// updateSoon is updating for what a crash may forget: nobody waits until the store
+// has it.
 func (m *Manager) updateSoon(j *job, change func(*Task), events ...Event) {
 	t := m.change(j, change)
 	m.changed(t, m.events.Later(t.SessionID, Change{Update: &t}, events...), events)

@@ -68,12 +68,8 @@ func (a *attempt) fits(p *process, resume string) bool {
 }
 
 // takeOn makes the process the task's.
-func (a *attempt) takeOn(ctx context.Context, p *process) error {
+func (a *attempt) takeOn(p *process) {
 	p.env, p.mask, p.fresh = envKey(a.job.task.Request.Env), a.mask, false
 	a.result.Warnings = append(a.result.Warnings, p.warnings...)
 	a.proc = p
-	if p.lease == nil {
-		return nil
-	}
-	return a.letOut(ctx, p.lease)
 }
