@@ -178,12 +178,13 @@ func add(to *agent.Usage, u agent.Usage) {
 	to.CacheCreationInputTokens += u.CacheCreationInputTokens
 }
 
-func (l *ledger) totals(name string) Totals {
+// totals reports whether the meter is known, too.
+func (l *ledger) totals(name string) (Totals, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m := l.meters[name]
 	if m == nil {
-		return Totals{ByModel: map[string]ModelTotals{}}
+		return Totals{ByModel: map[string]ModelTotals{}}, false
 	}
 	out := m.Totals
 	out.ByModel = maps.Clone(m.ByModel)
@@ -191,7 +192,7 @@ func (l *ledger) totals(name string) Totals {
 		exceeded := *m.Exceeded
 		out.Exceeded = &exceeded
 	}
-	return out
+	return out, true
 }
 
 func (l *ledger) forget(name string) {
