@@ -14,11 +14,12 @@ const (
 	maxBatch = 256                    // calls that go in one message
 	maxKept  = 4096                   // calls that nobody waits for, while there is no daemon
 	calmTime = 100 * time.Millisecond // that a call may lie which nobody waits for
+	sendGap  = time.Millisecond       // from a message to the next: under load, many go in one
 	maxEach  = 8                      // questions at a time to a daemon that has no stream
 )
 
 // call is a question that the daemon answers at once, on its way there with
-// others: a message takes longer than what it asks for.
+// others: to send and to wake takes longer than what is asked for.
 type call struct {
 	Path string `json:"path"` // pathRenew, pathTotals or pathForget
 	question
@@ -128,9 +129,12 @@ func (c *Client) quick(ctx context.Context, path string, q question) (t Totals, 
 func (c *Client) sendBatches() {
 	var to sender
 	defer to.close()
+	var last time.Time
 	for {
 		select {
 		case <-c.batches.wake:
+			time.Sleep(sendGap - time.Since(last))
+			last = time.Now()
 			c.sendBatch(c.ctx, &to)
 		case <-c.ctx.Done():
 			return

@@ -108,18 +108,18 @@ func writeLine(w io.Writer, buffer *bytes.Buffer, message any) error {
 
 // serveStream answers a client's messages until it leaves, or the daemon ends.
 func (d *daemon) serveStream(w http.ResponseWriter, r *http.Request) {
-	conn, buffered, err := http.NewResponseController(w).Hijack()
+	d.streams.Add(1)
+	defer d.streams.Done()
+	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		d.log.Error("a client has no stream", "error", err)
 		return
 	}
-	d.streams.Add(1)
-	defer d.streams.Done()
 	defer conn.Close()
 	defer context.AfterFunc(r.Context(), func() { conn.Close() })()
 	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n%s: %s\r\n\r\n",
 		streamProtocol, instanceHeader, d.instance)
-	lines := scanLines(buffered)
+	lines := scanLines(conn) // the client sends nothing before it has this answer
 	var out bytes.Buffer
 	for err == nil && lines.Scan() {
 		err = d.answerLine(r.Context(), conn, &out, lines.Bytes())
