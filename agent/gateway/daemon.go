@@ -133,6 +133,10 @@ func (d *daemon) serve(s *socket, signals <-chan os.Signal) error {
 			done = true
 		}
 	}
+	d.mu.Lock()
+	d.ending = true
+	d.mu.Unlock()
+	d.stopOnce.Do(func() { close(d.stop) }) // who watches asks anew, and starts another daemon
 	// The name goes first: who finds it has a daemon that serves.
 	err := s.close(true)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
