@@ -68,7 +68,7 @@ func (b *book) read() error {
 		b.ledger.meters[name] = m
 	}
 	for name, purse := range p.Purses {
-		if purse != nil && time.Since(purse.Used) <= purseTime {
+		if purse != nil && purse.USD > 0 && time.Since(purse.Used) <= purseTime {
 			b.ledger.purses[name] = purse
 		}
 	}
