@@ -20,7 +20,7 @@ type Gateway interface {
 	Close(ctx context.Context, leaseID string) error
 
 	// Totals is what was counted under a meter so far; zero where nothing was.
-	// Forget drops it.
+	// Forget drops it, and what was spent under the meter's TaskBudget.
 	Totals(ctx context.Context, meter string) (Totals, error)
 	Forget(ctx context.Context, meter string) error
 
@@ -78,12 +78,15 @@ type Lease struct {
 
 // Budget bounds what may be spent under a name, over all leases that name it.
 type Budget struct {
-	Name     string // such as "task:ID", "session:ID" or "agent:support:2026-11-25"
+	Name     string // such as a TaskBudget, "session:ID" or "agent:support:2026-11-25"
 	LimitUSD float64
 	// SpentUSD is what was spent before the gateway knew the name. Where it knows
 	// of more, that counts.
 	SpentUSD float64
 }
+
+// TaskBudget names the budget of all that is called under one meter.
+func TaskBudget(meter string) string { return "task:" + meter }
 
 // Totals are what was called under a meter. Who has read an answer finds it
 // counted. A call that was tried again, by the gateway too, counts each time.

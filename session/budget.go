@@ -36,7 +36,7 @@ func (a *attempt) budgets(ctx context.Context) ([]agent.Budget, error) {
 		limit = *a.session.BudgetUSD
 	}
 	all := []agent.Budget{
-		{Name: "task:" + task.ID, LimitUSD: p.MaxBudgetUSD},
+		{Name: agent.TaskBudget(task.ID), LimitUSD: p.MaxBudgetUSD},
 		{Name: "session:" + task.SessionID, LimitUSD: limit, SpentUSD: a.session.CostUSD},
 	}
 	today := a.m.opts.Now().UTC().Truncate(24 * time.Hour)

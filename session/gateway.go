@@ -222,35 +222,43 @@ func (a *attempt) watchRefusals() (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(a.job.ctx))
 	done := make(chan struct{})
-	go func() {
+	timer := time.AfterFunc(refusalsAfter, func() {
 		defer close(done)
-		select {
-		case <-time.After(refusalsAfter):
-		case <-ctx.Done():
-			return
-		}
-		for {
-			if err := a.tellRefusals(ctx); err != nil {
-				if ctx.Err() == nil {
-					a.m.log.Warn("what a sandbox is refused can't be told", "task", a.job.task.ID, "error", err)
-				}
-				return
-			}
-		}
-	}()
+		a.followRefusals(ctx)
+	})
 	return func() {
 		cancel()
-		<-done
-		ctx, cancel := context.WithTimeout(context.Background(), meterTimeout)
-		defer cancel()
-		t, err := a.m.opts.Gateway.Totals(ctx, a.job.task.ID)
-		if err != nil {
+		if !timer.Stop() {
+			<-done
+		}
+		a.lastRefusals()
+	}
+}
+
+// followRefusals tells refusals as they come, until ctx ends.
+func (a *attempt) followRefusals(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := a.tellRefusals(ctx); err != nil {
+			if ctx.Err() == nil {
+				a.m.log.Warn("what a sandbox is refused can't be told", "task", a.job.task.ID, "error", err)
+			}
 			return
 		}
-		a.counted = &t
-		if t.Refused > a.refusals {
-			_ = a.tellRefusals(ctx) // without it, the stream lacks what the gateway's log has
-		}
+	}
+}
+
+// lastRefusals asks what the turn came to, and tells the refusals that are not
+// yet told.
+func (a *attempt) lastRefusals() {
+	ctx, cancel := context.WithTimeout(context.Background(), meterTimeout)
+	defer cancel()
+	t, err := a.m.opts.Gateway.Totals(ctx, a.job.task.ID)
+	if err != nil {
+		return
+	}
+	a.counted = &t
+	if t.Refused > a.refusals {
+		_ = a.tellRefusals(ctx) // without it, the stream lacks what the gateway's log has
 	}
 }
 

@@ -2,38 +2,47 @@ package gateway
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 const (
-	maxBatch = 256                    // calls that go in one request
+	maxBatch = 256                    // calls that go in one message
 	maxKept  = 4096                   // calls that nobody waits for, while there is no daemon
 	calmTime = 100 * time.Millisecond // that a call may lie which nobody waits for
+	sendGap  = 2 * time.Millisecond   // from a message to the next: under load, many go in one
+	maxEach  = 8                      // questions at a time to a daemon that has no stream
 )
 
 // call is a question that the daemon answers at once, on its way there with
-// others: a request takes longer than what it asks for.
+// others: to send and to wake takes longer than what is asked for.
 type call struct {
-	Path string          `json:"path"`
-	Body json.RawMessage `json:"body"`
+	Path string `json:"path"` // pathRenew, pathTotals or pathForget
+	question
 
 	done chan reply // has room for one; nil where nobody waits
 }
 
 // reply is what came of a call: an answer, or a complaint.
 type reply struct {
-	Answer json.RawMessage `json:"answer,omitempty"`
+	Totals *Totals `json:"totals,omitempty"` // nil: nothing is counted, or asked for
 	complaint
 
 	instance string // of the daemon
-	err      error  // of the request
+	err      error  // of the message
 }
 
-// batches are the calls that wait for the request before theirs to be answered.
+func (c *call) answer(r reply) {
+	if c.done != nil {
+		c.done <- r
+	}
+}
+
+// batches are the calls that wait for the message before theirs to be answered.
 type batches struct {
 	mu    sync.Mutex
 	queue []*call
@@ -88,61 +97,81 @@ func (b *batches) putBack(batch []*call) {
 	}
 }
 
-// together is once for a question that the daemon answers at once. It goes with
-// those of others that come while an earlier request is under way.
-func (c *Client) together(ctx context.Context, path string, body []byte, answer any) (instance string, err error) {
-	one := &call{Path: path, Body: body, done: make(chan reply, 1)}
-	c.batches.add(one)
-	var r reply
-	select {
-	case r = <-one.done:
-	case <-ctx.Done():
-		return "", ctx.Err()
-	case <-c.ctx.Done(): // nobody sends any more
-		return c.once(ctx, path, body, answer)
-	}
-	switch {
-	case r.err != nil:
+// quick puts a question that the daemon answers at once. It goes with those of
+// others that come while an earlier message is under way.
+func (c *Client) quick(ctx context.Context, path string, q question) (t Totals, err error) {
+	err = c.insist(ctx, func() (string, error) {
+		one := &call{Path: path, question: q, done: make(chan reply, 1)}
+		c.batches.add(one)
+		var r reply
+		select {
+		case r = <-one.done:
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-c.ctx.Done(): // nobody sends any more
+			r = c.sendOne(ctx, one)
+		}
+		if r.Totals != nil {
+			t = *r.Totals
+		}
+		if r.err == nil && r.Error != "" {
+			r.err = &remoteError{r.complaint}
+		}
 		return r.instance, r.err
-	case r.Error != "":
-		return r.instance, &remoteError{r.complaint}
-	case answer != nil:
-		err = json.Unmarshal(r.Answer, answer)
+	})
+	if t.ByModel == nil {
+		t.ByModel = map[string]ModelTotals{}
 	}
-	return r.instance, err
+	return t, err
 }
 
-// sendBatches sends what waits, one request at a time, until the client ends.
+// sendBatches sends what waits, one message at a time, until the client ends.
 func (c *Client) sendBatches() {
+	var to sender
+	defer to.close()
+	var last time.Time
 	for {
 		select {
 		case <-c.batches.wake:
-			c.sendBatch(c.ctx)
+			time.Sleep(sendGap - time.Since(last))
+			last = time.Now()
+			c.sendBatch(c.ctx, &to)
 		case <-c.ctx.Done():
 			return
 		}
 	}
 }
 
+// sender is the way that batches go.
+type sender struct {
+	stream  *controlStream // nil: none is open
+	without string         // the daemon that has no stream: it is of an earlier version
+}
+
+func (s *sender) close() {
+	if s.stream != nil {
+		s.stream.close()
+		s.stream = nil
+	}
+}
+
 // sendBatch sends what waits, and answers who does.
-func (c *Client) sendBatch(ctx context.Context) {
+func (c *Client) sendBatch(ctx context.Context, to *sender) {
 	batch := c.batches.take()
 	if len(batch) == 0 {
 		return
 	}
-	body, err := json.Marshal(batch)
-	var replies []reply
-	var instance string
-	if err == nil {
-		instance, err = c.once(ctx, pathBatch, body, &replies)
-	}
-	var refused *statusError
-	switch {
-	case errors.As(err, &refused) && refused.status == http.StatusNotFound:
-		c.sendEach(ctx, batch) // to a daemon of an earlier version
+	daemon := c.knownInstance()
+	if to.without != "" && to.without == daemon {
+		c.sendEach(ctx, batch)
 		return
-	case err == nil && len(replies) != len(batch):
-		err = errors.New("the gateway left questions without an answer")
+	}
+	replies, instance, err := c.exchange(ctx, to, batch)
+	var refused *statusError
+	if errors.As(err, &refused) && refused.status == http.StatusNotFound {
+		to.without = daemon
+		c.sendEach(ctx, batch)
+		return
 	}
 	var gone *goneError
 	if errors.As(err, &gone) || ctx.Err() != nil {
@@ -158,40 +187,45 @@ func (c *Client) sendBatch(ctx context.Context) {
 	}
 }
 
+// exchange sends a batch over the stream, which it opens where there is none,
+// and returns the replies in the batch's order.
+func (c *Client) exchange(ctx context.Context, to *sender, batch []*call) (replies []reply, instance string, err error) {
+	if to.stream == nil {
+		if to.stream, err = c.openStream(ctx); err != nil {
+			return nil, "", err
+		}
+	}
+	instance = to.stream.instance
+	if err = to.stream.exchange(batch, &replies); err == nil && len(replies) != len(batch) {
+		err = errors.New("the gateway left questions without an answer")
+	}
+	if err != nil { // the next one begins anew
+		to.close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+	}
+	return replies, instance, err
+}
+
+// sendEach puts the questions one by one.
 func (c *Client) sendEach(ctx context.Context, batch []*call) {
+	var all errgroup.Group
+	all.SetLimit(maxEach)
 	for _, one := range batch {
-		var r reply
-		r.instance, r.err = c.once(ctx, one.Path, one.Body, &r.Answer)
-		one.answer(r)
+		all.Go(func() error {
+			one.answer(c.sendOne(ctx, one))
+			return nil
+		})
 	}
+	_ = all.Wait()
 }
 
-func (c *call) answer(r reply) {
-	if c.done != nil {
-		c.done <- r
+func (c *Client) sendOne(ctx context.Context, one *call) (r reply) {
+	var answer any
+	if one.Path == pathTotals {
+		answer = &r.Totals
 	}
-}
-
-// answerBatch answers calls in their order.
-func (d *daemon) answerBatch(ctx context.Context, body []byte) (any, error) {
-	var batch []call
-	if err := json.Unmarshal(body, &batch); err != nil {
-		return nil, errors.New("the questions cannot be read")
-	}
-	replies := make([]reply, len(batch))
-	for i, one := range batch {
-		answer, ok := d.quick[one.Path]
-		if !ok {
-			replies[i].Error = "the gateway does not know " + one.Path
-			continue
-		}
-		v, err := answer(ctx, one.Body)
-		if err == nil {
-			replies[i].Answer, err = json.Marshal(v)
-		}
-		if err != nil {
-			replies[i].complaint = complain(err)
-		}
-	}
-	return replies, nil
+	r.instance, r.err = c.onceAbout(ctx, one.Path, one.question, answer)
+	return r
 }

@@ -11,11 +11,12 @@ import (
 
 const (
 	bookDelay = 100 * time.Millisecond // from a change to its writing
+	bookShare = 10                     // of the time, one part at most goes into writing
 	meterTime = 7 * 24 * time.Hour     // how long a meter is known that nobody reads or forgets
 )
 
 // book keeps a ledger in a file, so that a daemon which is killed loses at most
-// the last tenth of a second of what calls cost.
+// the last tenth of a second of what calls cost, a little more of a long one.
 type book struct {
 	path   string
 	ledger *ledger
@@ -67,7 +68,7 @@ func (b *book) read() error {
 		b.ledger.meters[name] = m
 	}
 	for name, purse := range p.Purses {
-		if purse != nil && time.Since(purse.Used) <= purseTime {
+		if purse != nil && purse.USD > 0 && time.Since(purse.Used) <= purseTime {
 			b.ledger.purses[name] = purse
 		}
 	}
@@ -76,16 +77,19 @@ func (b *book) read() error {
 
 func (b *book) keep() {
 	for {
+		var took time.Duration
 		select {
 		case <-b.stop:
 			b.err = b.write()
 			return
 		case <-b.ledger.change:
+			began := time.Now()
 			b.err = b.write()
+			took = time.Since(began)
 		}
 		select {
 		case <-b.stop:
-		case <-time.After(bookDelay):
+		case <-time.After(max(bookDelay, bookShare*took)):
 		}
 	}
 }

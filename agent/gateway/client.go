@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,7 +80,7 @@ func (c *Client) Open(ctx context.Context, l Lease) error {
 	c.leases[l.ID] = l
 	c.mu.Unlock()
 	if had && renews(l, before) {
-		err := c.ask(ctx, pathRenew, renewal{Lease: l.ID, Meter: l.Meter, Budgets: l.Budgets}, nil)
+		_, err := c.quick(ctx, pathRenew, question{Lease: l.ID, Meter: l.Meter, Budgets: l.Budgets})
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -110,19 +109,14 @@ func (c *Client) Close(ctx context.Context, leaseID string) error {
 
 // Totals returns what was called under the meter: nothing, where it is not known.
 func (c *Client) Totals(ctx context.Context, meter string) (Totals, error) {
-	var t Totals
-	err := c.ask(ctx, pathTotals, question{Meter: meter}, &t)
-	return t, err
+	return c.quick(ctx, pathTotals, question{Meter: meter})
 }
 
 // Forget drops the meter's counters, soon: with the next question. Those of a
 // gateway that ends meanwhile stay in its book for a week.
 func (c *Client) Forget(_ context.Context, meter string) error {
-	body, err := json.Marshal(question{Meter: meter})
-	if err == nil {
-		c.batches.add(&call{Path: pathForget, Body: body})
-	}
-	return err
+	c.batches.add(&call{Path: pathForget, question: question{Meter: meter}})
+	return nil
 }
 
 // Refusals is Gateway.Refusals.
@@ -148,7 +142,9 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	c.cancel()
 	c.watch.Wait()
 	c.batches.lazy.Stop()
-	c.sendBatch(ctx) // what nobody waits for
+	var to sender
+	c.sendBatch(ctx, &to) // what nobody waits for
+	to.close()
 	defer c.http.CloseIdleConnections()
 	_, err := c.once(ctx, pathShutdown, []byte("{}"), nil)
 	if err == nil {
@@ -188,16 +184,14 @@ func (c *Client) keepAlive() {
 
 // ask puts a question, again where the daemon has gone meanwhile.
 func (c *Client) ask(ctx context.Context, path string, v, answer any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	put := c.once
-	if slices.Contains(quickPaths, path) {
-		put = c.together
-	}
+	return c.insist(ctx, func() (string, error) { return c.onceAbout(ctx, path, v, answer) })
+}
+
+// insist has a question put again where the daemon has gone meanwhile, or knew
+// this client's leases not yet. put says which daemon answered.
+func (c *Client) insist(ctx context.Context, put func() (instance string, err error)) error {
 	for attempt := 0; ; attempt++ {
-		instance, err := put(ctx, path, body, answer)
+		instance, err := put()
 		if instance != "" && c.isNew(ctx, instance) && errors.Is(err, ErrNoLease) && attempt < 3 {
 			continue // the lease was opened again
 		}
@@ -223,32 +217,26 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("the gateway answers %d %s", e.status, http.StatusText(e.status))
 }
 
+// onceAbout is once with a question that is yet to be encoded.
+func (c *Client) onceAbout(ctx context.Context, path string, v, answer any) (instance string, err error) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return "", err
+	}
+	return c.once(ctx, path, body, answer)
+}
+
 // once puts a question and says which daemon answered.
 func (c *Client) once(ctx context.Context, path string, body []byte, answer any) (instance string, err error) {
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	r, err := http.NewRequestWithContext(asking, http.MethodPost, "http://gateway"+path, bytes.NewReader(body))
+	r, key, err := c.request(asking, path, body)
 	if err != nil {
 		return "", err
 	}
-	key := c.key.Load()
-	if key == nil {
-		text, err := os.ReadFile(filepath.Join(c.dir, keyName))
-		if err != nil {
-			return "", &goneError{fmt.Errorf("ask the gateway: %w", err)}
-		}
-		known := string(text)
-		key = &known
-		c.key.Store(key)
-	}
-	r.Header.Set(keyHeader, *key)
 	response, err := c.http.Do(r)
 	if err != nil {
-		c.key.CompareAndSwap(key, nil) // the next daemon has another
-		if ctx.Err() != nil {
-			return "", ctx.Err()
-		}
-		return "", &goneError{fmt.Errorf("ask the gateway: %w", err)}
+		return "", c.unanswered(ctx, key, err)
 	}
 	defer response.Body.Close()
 	instance = response.Header.Get(instanceHeader)
@@ -260,8 +248,7 @@ func (c *Client) once(ctx context.Context, path string, body []byte, answer any)
 		return "", &goneError{fmt.Errorf("read the gateway's answer: %w", err)}
 	}
 	if response.StatusCode == http.StatusUnauthorized {
-		c.key.CompareAndSwap(key, nil)
-		return "", &goneError{errors.New("the gateway has another key: it has just been started")}
+		return "", c.unauthorized(key)
 	}
 	if response.StatusCode != http.StatusOK {
 		var e remoteError
@@ -274,6 +261,41 @@ func (c *Client) once(ctx context.Context, path string, body []byte, answer any)
 		err = json.Unmarshal(data, answer)
 	}
 	return instance, err
+}
+
+// request is a question with the daemon's key.
+func (c *Client) request(ctx context.Context, path string, body []byte) (r *http.Request, key *string, err error) {
+	r, err = http.NewRequestWithContext(ctx, http.MethodPost, "http://gateway"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, nil, err
+	}
+	key = c.key.Load()
+	if key == nil {
+		text, err := os.ReadFile(filepath.Join(c.dir, keyName))
+		if err != nil {
+			return nil, nil, &goneError{fmt.Errorf("ask the gateway: %w", err)}
+		}
+		known := string(text)
+		key = &known
+		c.key.Store(key)
+	}
+	r.Header.Set(keyHeader, *key)
+	return r, key, nil
+}
+
+// unanswered is the error of a request with the key that nobody answered.
+func (c *Client) unanswered(ctx context.Context, key *string, err error) error {
+	c.key.CompareAndSwap(key, nil) // the next daemon has another
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return &goneError{fmt.Errorf("ask the gateway: %w", err)}
+}
+
+// unauthorized is the error of a request whose key is not the daemon's.
+func (c *Client) unauthorized(key *string) error {
+	c.key.CompareAndSwap(key, nil)
+	return &goneError{errors.New("the gateway has another key: it has just been started")}
 }
 
 // dial connects to the control socket, whose path may be long.

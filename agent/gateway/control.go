@@ -10,7 +10,9 @@ import (
 )
 
 // The control protocol is POST requests with a JSON object each, to the paths
-// below, over a unix socket in the state folder. Its version is in the names of
+// below, over a unix socket in the state folder, and a stream for what is asked
+// about each task, which as requests would cost several times as much. A client
+// puts those questions as requests where a gateway has no stream. The version is in the names of
 // the files, so that a runner never speaks to a gateway of another kind. Each
 // question carries a key that is in a file beside the socket: a sandbox that runs
 // as the runner's user can be kept from reading files more easily than from sockets.
@@ -27,7 +29,7 @@ const (
 	pathPing     = "/ping"
 	pathOpen     = "/open"
 	pathRenew    = "/renew"
-	pathBatch    = "/batch"
+	pathStream   = "/stream"
 	pathClose    = "/close"
 	pathTotals   = "/totals"
 	pathForget   = "/forget"
@@ -36,9 +38,6 @@ const (
 	pathWatch    = "/watch"
 	pathShutdown = "/shutdown"
 )
-
-// quickPaths are answered at once, and may come in a batch.
-var quickPaths = []string{pathRenew, pathTotals, pathForget}
 
 // wireLease is a Lease with its secrets, which encode to nothing elsewhere.
 type wireLease struct {
@@ -100,6 +99,8 @@ type question struct {
 	Lease string `json:"lease,omitempty"`
 	Meter string `json:"meter,omitempty"`
 	After int64  `json:"after,omitempty"`
+
+	Budgets []Budget `json:"budgets,omitempty"` // of a lease that is renewed
 }
 
 // complaint is the answer to a call that failed.

@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -55,16 +55,13 @@ type daemon struct {
 	key      string
 	stop     chan struct{} // closed when it is to end
 	stopOnce sync.Once
-	quick    map[string]answerer // of questions that may come in a batch
+	streams  sync.WaitGroup
 
 	mu     sync.Mutex
 	asking int       // clients that wait for an answer
 	asked  time.Time // when the last one had one
 	ending bool
 }
-
-// answerer answers a question.
-type answerer = func(ctx context.Context, body []byte) (any, error)
 
 // runDaemon serves until nobody needs the daemon. Where another one serves the
 // folder already, it does nothing.
@@ -114,9 +111,12 @@ func runDaemon(dir string) error {
 
 func (d *daemon) serve(s *socket, signals <-chan os.Signal) error {
 	d.log.Info("the gateway serves", "pid", os.Getpid())
+	asking, hangUp := context.WithCancel(context.Background())
+	defer hangUp()
 	server := &http.Server{
 		Handler: d.guard(d.routes()), ReadHeaderTimeout: headerWait,
-		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
+		BaseContext: func(net.Listener) context.Context { return asking },
+		ErrorLog:    slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
 	}
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(s.listener) }()
@@ -133,6 +133,10 @@ func (d *daemon) serve(s *socket, signals <-chan os.Signal) error {
 			done = true
 		}
 	}
+	d.mu.Lock()
+	d.ending = true
+	d.mu.Unlock()
+	d.stopOnce.Do(func() { close(d.stop) }) // who watches asks anew, and starts another daemon
 	// The name goes first: who finds it has a daemon that serves.
 	err := s.close(true)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -141,6 +145,8 @@ func (d *daemon) serve(s *socket, signals <-chan os.Signal) error {
 		_ = server.Close()
 	}
 	<-served
+	hangUp()
+	d.streams.Wait()
 	return errors.Join(err, d.gateway.Shutdown(ctx))
 }
 
@@ -170,11 +176,7 @@ func (d *daemon) guard(next http.Handler) http.Handler {
 
 func (d *daemon) routes() http.Handler {
 	mux := http.NewServeMux()
-	d.quick = map[string]answerer{}
-	handle := func(path string, answer answerer) {
-		if slices.Contains(quickPaths, path) {
-			d.quick[path] = answer
-		}
+	handle := func(path string, answer func(ctx context.Context, body []byte) (any, error)) {
 		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) { d.answer(w, r, answer) })
 	}
 	ask := func(path string, answer func(ctx context.Context, q question) (any, error)) {
@@ -194,15 +196,8 @@ func (d *daemon) routes() http.Handler {
 		}
 		return nil, g.Open(ctx, w.lease())
 	})
-	handle(pathRenew, func(ctx context.Context, body []byte) (any, error) {
-		var r renewal
-		if err := json.Unmarshal(body, &r); err != nil {
-			return nil, err
-		}
-		return nil, g.renew(ctx, r)
-	})
-	handle(pathBatch, d.answerBatch)
 	ask(pathPing, func(context.Context, question) (any, error) { return nil, nil })
+	ask(pathRenew, func(ctx context.Context, q question) (any, error) { return nil, g.renew(ctx, q) })
 	ask(pathClose, func(ctx context.Context, q question) (any, error) { return nil, g.Close(ctx, q.Lease) })
 	ask(pathTotals, func(ctx context.Context, q question) (any, error) { return g.Totals(ctx, q.Meter) })
 	ask(pathForget, func(ctx context.Context, q question) (any, error) { return nil, g.Forget(ctx, q.Meter) })
@@ -224,25 +219,17 @@ func (d *daemon) routes() http.Handler {
 		}
 		return nil, nil
 	})
+	mux.HandleFunc("POST "+pathStream, d.serveStream)
 	mux.HandleFunc("POST "+pathShutdown, d.shutdown)
 	return mux
 }
 
 // answer answers one question, unless the daemon is about to end.
 func (d *daemon) answer(w http.ResponseWriter, r *http.Request, answer func(context.Context, []byte) (any, error)) {
-	d.mu.Lock()
-	if d.ending {
-		d.mu.Unlock()
+	if !d.begin() {
 		panic(http.ErrAbortHandler) // the asking side starts another daemon
 	}
-	d.asking++
-	d.mu.Unlock()
-	defer func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.asking--
-		d.asked = time.Now()
-	}()
+	defer d.done()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxControl))
 	if err != nil {
 		panic(http.ErrAbortHandler)
@@ -250,6 +237,24 @@ func (d *daemon) answer(w http.ResponseWriter, r *http.Request, answer func(cont
 	w.Header().Set(instanceHeader, d.instance)
 	v, err := answer(r.Context(), body)
 	respond(w, v, err)
+}
+
+// begin counts a question, until done. It reports false once the daemon is about
+// to end.
+func (d *daemon) begin() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.ending {
+		d.asking++
+	}
+	return !d.ending
+}
+
+func (d *daemon) done() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.asking--
+	d.asked = time.Now()
 }
 
 // shutdown ends the daemon if it has no leases and nobody asks.

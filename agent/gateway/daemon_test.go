@@ -65,7 +65,7 @@ func start(t *testing.T, dir string) *gateway.Client {
 }
 
 // daemons lists the processes that serve the folder.
-func daemons(t *testing.T, dir string) (pids []int) {
+func daemons(t testing.TB, dir string) (pids []int) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

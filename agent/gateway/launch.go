@@ -44,16 +44,19 @@ func (c *Client) ensure(ctx context.Context) error {
 // isNew reports whether a daemon has answered that this client has not met, and
 // makes sure that it knows the client's leases: another client may have started it.
 func (c *Client) isNew(ctx context.Context, instance string) bool {
-	c.mu.Lock()
-	same := instance == c.instance
-	c.mu.Unlock()
-	if same {
+	if instance == c.knownInstance() {
 		return false
 	}
 	c.starting.Lock()
 	defer c.starting.Unlock()
 	c.reopen(ctx, instance)
 	return true
+}
+
+func (c *Client) knownInstance() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.instance
 }
 
 // reopen opens this client's leases at a daemon that is new to it.

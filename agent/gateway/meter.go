@@ -31,7 +31,7 @@ type meter struct {
 	Used time.Time
 }
 
-// purse is what was spent under a budget's name.
+// purse is what was spent under a budget's name. Where nothing was, there is none.
 type purse struct {
 	USD  float64
 	Used time.Time
@@ -47,15 +47,15 @@ func (l *ledger) declare(budgets []Budget) {
 	defer l.mu.Unlock()
 	now := time.Now()
 	for _, b := range budgets {
-		p := l.purse(b.Name)
-		p.USD, p.Used = max(p.USD, b.SpentUSD), now
+		p := l.purse(b.Name, b.SpentUSD)
+		if p != nil && (b.SpentUSD > p.USD || now.Sub(p.Used) > sweepTime) { // most are declared by task after task
+			p.USD, p.Used = max(p.USD, b.SpentUSD), now
+			l.changed()
+		}
 	}
 	if now.Sub(l.swept) > sweepTime {
 		l.swept = now
 		maps.DeleteFunc(l.purses, func(_ string, p *purse) bool { return now.Sub(p.Used) > purseTime })
-	}
-	if len(budgets) > 0 {
-		l.changed()
 	}
 }
 
@@ -67,9 +67,11 @@ func (l *ledger) changed() {
 	}
 }
 
-func (l *ledger) purse(name string) *purse {
+// purse returns the purse of the name for something to be put in; nil where
+// there is none, and nothing to put in.
+func (l *ledger) purse(name string, usd float64) *purse {
 	p := l.purses[name]
-	if p == nil {
+	if p == nil && usd > 0 {
 		p = new(purse)
 		l.purses[name] = p
 	}
@@ -116,7 +118,7 @@ func (l *ledger) exceeded(m *meter, budgets []Budget) *Exceeded {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, b := range budgets {
-		if p := l.purse(b.Name); p.USD >= b.LimitUSD {
+		if p := l.purses[b.Name]; p != nil && p.USD >= b.LimitUSD {
 			m.Exceeded = &Exceeded{Budget: b.Name, LimitUSD: b.LimitUSD, SpentUSD: p.USD}
 			l.changed()
 			return m.Exceeded
@@ -161,8 +163,9 @@ func (l *ledger) record(m *meter, c *config, how fate, u tally) {
 	m.ByModel[u.model] = by
 	now := time.Now()
 	for _, b := range c.Budgets {
-		p := l.purse(b.Name)
-		p.USD, p.Used = p.USD+usd, now
+		if p := l.purse(b.Name, usd); p != nil {
+			p.USD, p.Used = p.USD+usd, now
+		}
 	}
 	m.Used = now
 	l.changed()
@@ -175,12 +178,13 @@ func add(to *agent.Usage, u agent.Usage) {
 	to.CacheCreationInputTokens += u.CacheCreationInputTokens
 }
 
-func (l *ledger) totals(name string) Totals {
+// totals reports whether the meter is known, too.
+func (l *ledger) totals(name string) (Totals, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m := l.meters[name]
 	if m == nil {
-		return Totals{ByModel: map[string]ModelTotals{}}
+		return Totals{ByModel: map[string]ModelTotals{}}, false
 	}
 	out := m.Totals
 	out.ByModel = maps.Clone(m.ByModel)
@@ -188,7 +192,7 @@ func (l *ledger) totals(name string) Totals {
 		exceeded := *m.Exceeded
 		out.Exceeded = &exceeded
 	}
-	return out
+	return out, true
 }
 
 func (l *ledger) forget(name string) {
@@ -198,5 +202,6 @@ func (l *ledger) forget(name string) {
 		return
 	}
 	delete(l.meters, name)
+	delete(l.purses, agent.TaskBudget(name))
 	l.changed()
 }

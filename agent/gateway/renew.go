@@ -9,13 +9,6 @@ import (
 	"slices"
 )
 
-// renewal is a lease that goes on for another task: all else of it stays.
-type renewal struct {
-	Lease   string
-	Meter   string
-	Budgets []Budget
-}
-
 // renews reports whether l is old but for its meter and its budgets.
 func renews(l, old Lease) bool {
 	return l.ID == old.ID && l.Session == old.Session && l.Socket == old.Socket && l.Owner == old.Owner &&
@@ -25,9 +18,9 @@ func renews(l, old Lease) bool {
 		(len(l.Egress)+len(old.Egress) == 0 || reflect.DeepEqual(l.Egress, old.Egress))
 }
 
-// renew is Open for a lease of which only the meter and the budgets change. The
-// socket is not looked at.
-func (g *Gateway) renew(_ context.Context, r renewal) error {
+// renew is Open for a lease that goes on for another task: only its meter and
+// its budgets change. The socket is not looked at.
+func (g *Gateway) renew(_ context.Context, r question) error {
 	if err := errors.Join(validateBudgets(r.Budgets)...); err != nil {
 		return fmt.Errorf("renew a lease of the gateway: %w: %w", ErrInvalidLease, err)
 	}
