@@ -20,7 +20,8 @@ type Gateway interface {
 	Close(ctx context.Context, leaseID string) error
 
 	// Totals is what was counted under a meter so far; zero where nothing was.
-	// Forget drops it, and what was spent under the meter's TaskBudget.
+	// Forget drops it, and what was spent under the meter's TaskBudget once no lease
+	// is under that meter.
 	Totals(ctx context.Context, meter string) (Totals, error)
 	Forget(ctx context.Context, meter string) error
 

@@ -128,7 +128,12 @@ func (g *Gateway) Open(_ context.Context, l Lease) error {
 	g.ledger.declare(l.Budgets)
 	c := newConfig(l)
 	if known != nil {
-		return known.replace(c)
+		before := known.config.Load().Meter
+		err := known.replace(c)
+		if err == nil && before != l.Meter {
+			g.ledger.leave(before)
+		}
+		return err
 	}
 	fresh, err := g.newLease(c)
 	if err != nil {
@@ -152,6 +157,7 @@ func (g *Gateway) Close(_ context.Context, leaseID string) error {
 	if l == nil {
 		return nil
 	}
+	defer g.ledger.leave(l.config.Load().Meter)
 	return l.close()
 }
 
@@ -163,7 +169,13 @@ func (g *Gateway) Totals(_ context.Context, meter string) (Totals, error) {
 
 // Forget drops the meter's counters.
 func (g *Gateway) Forget(_ context.Context, meter string) error {
-	g.ledger.forget(meter)
+	g.mu.Lock()
+	inUse := false
+	for _, l := range g.leases {
+		inUse = inUse || l.config.Load().Meter == meter
+	}
+	g.mu.Unlock()
+	g.ledger.forget(meter, inUse)
 	return nil
 }
 

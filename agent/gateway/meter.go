@@ -195,13 +195,27 @@ func (l *ledger) totals(name string) (Totals, bool) {
 	return out, true
 }
 
-func (l *ledger) forget(name string) {
+// forget drops a meter. Its task's budget stays while calls may still be made under
+// it: they are not to find it new.
+func (l *ledger) forget(name string, inUse bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, ok := l.meters[name]; !ok {
 		return
 	}
 	delete(l.meters, name)
-	delete(l.purses, agent.TaskBudget(name))
+	if !inUse {
+		delete(l.purses, agent.TaskBudget(name))
+	}
 	l.changed()
+}
+
+// leave says that a lease makes no calls under the meter any more.
+func (l *ledger) leave(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if budget := agent.TaskBudget(name); l.meters[name] == nil && l.purses[budget] != nil {
+		delete(l.purses, budget)
+		l.changed()
+	}
 }

@@ -36,6 +36,9 @@ func (g *Gateway) renew(_ context.Context, r question) error {
 		c := *old
 		c.Meter, c.Budgets = r.Meter, r.Budgets
 		if l.config.CompareAndSwap(old, &c) {
+			if old.Meter != c.Meter {
+				g.ledger.leave(old.Meter)
+			}
 			return nil
 		}
 	}
