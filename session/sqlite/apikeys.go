@@ -112,10 +112,10 @@ func scanAPIKey(r row) (session.APIKey, error) {
 	return k, nil
 }
 
-// SpentSince returns what an owner's tasks cost that ended at or after a moment.
+// SpentSince returns what a key's tasks cost that ended at or after a moment.
 func (s *Store) SpentSince(ctx context.Context, owner string, since time.Time) (float64, error) {
 	var spent float64
-	err := s.read.QueryRowContext(ctx, `SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE owner = ? AND ended_at >= ?`,
+	err := s.read.QueryRowContext(ctx, `SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE owner = ? AND owner <> '' AND ended_at >= ?`,
 		owner, nanos(since)).Scan(&spent)
 	return spent, err
 }

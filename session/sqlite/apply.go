@@ -5,14 +5,26 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
+
+	driver "modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"claude-runner/session"
 )
 
 // Apply writes changes in one transaction.
 func (s *Store) Apply(ctx context.Context, changes []session.Change) error {
+	err := s.applyAll(ctx, changes, false)
+	if isMissing(err) { // a session was deleted, of which there are events still
+		err = s.applyAll(ctx, changes, true)
+	}
+	return err
+}
+
+// applyAll writes changes in one transaction. With wary, events of sessions that
+// are gone are dropped; without it, they are an error.
+func (s *Store) applyAll(ctx context.Context, changes []session.Change, wary bool) error {
 	return s.inTx(ctx, func(tx *sql.Tx) error {
 		// A statement here waits for nobody, and one that could be cancelled costs a
 		// goroutine.
@@ -27,29 +39,40 @@ func (s *Store) Apply(ctx context.Context, changes []session.Change) error {
 				return err
 			}
 		}
-		return s.flush(ctx, tx, b)
+		if wary {
+			if err := s.dropOrphans(ctx, tx, b); err != nil {
+				return err
+			}
+		}
+		return s.writeEvents(ctx, tx, b.events)
 	})
 }
 
+// isMissing reports whether an error is that of a row whose session, or task, is
+// not there.
+func isMissing(err error) bool {
+	e, ok := errors.AsType[*driver.Error](err)
+	return ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+}
+
 // batch is what is known of changes that are written together: of several states
-// of a task, or numbers of a session's last event, the last is enough.
+// of a task the last is enough.
 type batch struct {
-	updates map[string]int   // the last Update of each task, by its id
-	seqs    map[string]int64 // the last event's number of each session
-	there   map[string]bool  // whether a session is, once its seq is written
-	events  []session.Record // that are to be written
+	updates  map[string]int   // the last Update of each task, by its id
+	starting map[string]bool  // tasks of which an Update says so
+	events   []session.Record // that are to be written
 }
 
 func newBatch(changes []session.Change) *batch {
-	b := &batch{updates: map[string]int{}, seqs: map[string]int64{}, there: map[string]bool{}}
+	b := &batch{updates: map[string]int{}, starting: map[string]bool{}}
+	events := 0
 	for i, c := range changes {
 		if c.Update != nil {
 			b.updates[c.Update.ID] = i
 		}
-		if n := len(c.Events); n > 0 {
-			b.seqs[c.Events[n-1].SessionID] = c.Events[n-1].Seq
-		}
+		events += len(c.Events)
 	}
+	b.events = make([]session.Record, 0, events)
 	return b
 }
 
@@ -79,7 +102,8 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, b *batch, i int, c sessio
 			return err
 		}
 	}
-	return s.addEvents(ctx, tx, b, c.Events)
+	b.events = append(b.events, c.Events...)
+	return nil
 }
 
 func (s *Store) create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
@@ -113,24 +137,34 @@ func (s *Store) create(ctx context.Context, tx *sql.Tx, c session.Creation) erro
 // update writes a task's state, unless it is not the last one of its batch:
 // then that one says, too, whether the task has ended.
 func (s *Store) update(ctx context.Context, tx *sql.Tx, b *batch, t *session.Task, last bool) error {
-	if last {
-		res, err := exec(ctx, tx, s.updateTask, t.State, t.Backend, t.Sandbox, nanos(t.StartedAt), t.TurnFrom, t.ID)
-		if err := changedOne(res, err); err != nil {
-			return err
-		}
+	if t.State == session.TaskStarting {
+		b.beginSteps(t.ID)
 	}
-	if t.State != session.TaskStarting {
+	if !last {
 		return nil
 	}
-	if slices.ContainsFunc(b.events, func(e session.Record) bool { return e.TaskID == t.ID && e.Step > 0 }) {
-		if err := s.flush(ctx, tx, b); err != nil {
+	args := []any{t.State, t.Backend, t.Sandbox, nanos(t.StartedAt), t.TurnFrom, t.ID}
+	if b.starting[t.ID] {
+		res, err := exec(ctx, tx, s.startTask, args...)
+		if err = changedOne(res, err); !errors.Is(err, session.ErrEnded) {
 			return err
 		}
+		// It has ended, or it was started before, by a runner that is gone.
+		if _, err := exec(ctx, tx, s.beginSteps, t.SessionID, t.ID); err != nil {
+			return fmt.Errorf("begin the task's steps anew: %w", err)
+		}
 	}
-	if _, err := exec(ctx, tx, s.beginSteps, t.ID); err != nil {
-		return fmt.Errorf("begin the task's steps anew: %w", err)
+	return changedOne(exec(ctx, tx, s.updateTask, args...))
+}
+
+// beginSteps notes that a task starts: what it did before is of no step.
+func (b *batch) beginSteps(taskID string) {
+	b.starting[taskID] = true
+	for i := range b.events {
+		if b.events[i].TaskID == taskID {
+			b.events[i].Step = 0
+		}
 	}
-	return nil
 }
 
 // takeKey writes an idempotency key, and forgets those whose time is over.

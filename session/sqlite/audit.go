@@ -29,7 +29,7 @@ func (s *Store) Audit(ctx context.Context, q session.AuditQuery) ([]session.Audi
 		where, args = append(where, "session_id = ?"), append(args, q.Session)
 	}
 	if q.Key != "" {
-		where, args = append(where, "(key_id = ? OR key_name = ?)"), append(args, q.Key, q.Key)
+		where, args = append(where, "(key_id = ? AND key_id <> '' OR key_name = ? AND key_name <> '')"), append(args, q.Key, q.Key)
 	}
 	limit := q.Limit
 	if limit == 0 {

@@ -121,4 +121,3 @@ func (t *benchTask) end() []session.Change {
 		{End: &session.Ending{Task: ended, AgentID: "conversation", Turns: 1}, Events: []session.Record{t.event("task_end", 0)}},
 	}
 }
-

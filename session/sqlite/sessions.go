@@ -35,7 +35,7 @@ func (s *Store) Sessions(ctx context.Context, p session.Page) ([]session.Session
 	}
 	owned, args := "", []any{used, id, limit}
 	if p.Owner != "" {
-		owned, args = "owner = ?4 AND ", append(args, p.Owner)
+		owned, args = "owner = ?4 AND owner <> '' AND ", append(args, p.Owner)
 	}
 	rows, err := s.read.QueryContext(ctx, `SELECT `+sessionColumns+` FROM sessions WHERE `+owned+
 		`updated_at <= ?1 AND (updated_at < ?1 OR id > ?2) ORDER BY updated_at DESC, id LIMIT ?3`, args...)

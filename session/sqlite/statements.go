@@ -10,8 +10,8 @@ import (
 // to read such a statement than to do what it says.
 type statements struct {
 	// Of the connection that writes.
-	createSession, createTask, updateTask, beginSteps, endTask, endSession *sql.Stmt
-	setLastSeq, insertEvent, insertEvents, insertUsage, insertAudit        *sql.Stmt
+	createSession, createTask, startTask, updateTask, beginSteps, endTask        *sql.Stmt
+	endSession, findSession, insertEvent, insertEvents, insertUsage, insertAudit *sql.Stmt
 
 	// Of those that read.
 	readSession, readTask, readLastSeq *sql.Stmt
@@ -26,13 +26,14 @@ func (s *Store) prepare(ctx context.Context) error {
 		{s.write, &s.createSession, `INSERT INTO sessions (` + sessionColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at`},
 		{s.write, &s.createTask, `INSERT INTO tasks (` + taskColumns + `) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
-		{s.write, &s.updateTask, `UPDATE tasks SET state = ?, backend = ?, sandbox = ?, started_at = ?, turn_from = ? WHERE id = ? AND ended_at = 0`},
-		{s.write, &s.beginSteps, `UPDATE events SET step = 0 WHERE task_id = ? AND step > 0`},
+		{s.write, &s.startTask, updateTask + ` AND started_at = 0`},
+		{s.write, &s.updateTask, updateTask},
+		{s.write, &s.beginSteps, `UPDATE events SET step = 0 WHERE session_id = ? AND task_id = ? AND step > 0`},
 		{s.write, &s.endTask, `UPDATE tasks SET state = ?, backend = ?, request = ?, result = ?, started_at = ?, ended_at = ?, webhook = ''
 			WHERE id = ? AND ended_at = 0`},
 		{s.write, &s.endSession, `UPDATE sessions SET agent_id = CASE WHEN ?1 = '' THEN agent_id ELSE ?1 END,
 			turns = turns + ?2, cost_usd = cost_usd + ?3, updated_at = max(updated_at, ?4) WHERE id = ?5`},
-		{s.write, &s.setLastSeq, `UPDATE sessions SET last_seq = ? WHERE id = ?`},
+		{s.write, &s.findSession, `UPDATE sessions SET last_seq = last_seq WHERE id = ?`},
 		{s.write, &s.insertEvent, insertEvents(1)},
 		{s.write, &s.insertEvents, insertEvents(eventRows)},
 		{s.write, &s.insertUsage, `INSERT INTO usage (` + usageColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
@@ -40,7 +41,7 @@ func (s *Store) prepare(ctx context.Context) error {
 
 		{s.read, &s.readSession, `SELECT ` + sessionColumns + ` FROM sessions WHERE id = ?`},
 		{s.read, &s.readTask, `SELECT ` + taskColumns + ` FROM tasks WHERE id = ?`},
-		{s.read, &s.readLastSeq, `SELECT last_seq FROM sessions WHERE id = ?`},
+		{s.read, &s.readLastSeq, `SELECT max(last_seq, coalesce((SELECT max(seq) FROM events WHERE session_id = ?1), 0)) FROM sessions WHERE id = ?1`},
 	} {
 		var err error
 		if *p.stmt, err = p.db.PrepareContext(ctx, p.text); err != nil { //nolint:sqlclosecheck // the database's Close closes it
@@ -49,6 +50,8 @@ func (s *Store) prepare(ctx context.Context) error {
 	}
 	return nil
 }
+
+const updateTask = `UPDATE tasks SET state = ?, backend = ?, sandbox = ?, started_at = ?, turn_from = ? WHERE id = ? AND ended_at = 0`
 
 // insertEvents inserts n events. OR FAIL spares SQLite to note how to take back a
 // part of them: who fails here takes back all of the transaction.

@@ -22,15 +22,18 @@ func (s *Store) Task(ctx context.Context, id string) (session.Task, error) {
 // the page's last task.
 func (s *Store) Tasks(ctx context.Context, f session.TaskFilter) ([]session.Task, string, error) {
 	where, args := []string{"1 = 1"}, []any{}
+	only := func(condition string) { where = append(where, condition) }
 	add := func(condition string, arg any) { where, args = append(where, condition), append(args, arg) }
 	if f.Owner != "" {
 		add("owner = ?", f.Owner)
+		only("owner <> ''")
 	}
 	if f.SessionID != "" {
 		add("session_id = ?", f.SessionID)
 	}
 	if f.State != "" {
 		add("state = ?", f.State)
+		only(indexOfState(f.State))
 	}
 	if f.Agent != "" {
 		add("agent = ?", f.Agent)
@@ -52,6 +55,19 @@ func (s *Store) Tasks(ctx context.Context, f session.TaskFilter) ([]session.Task
 		return tasks, "", err
 	}
 	return tasks[:limit], strconv.FormatInt(numbers[limit-1], 10), nil
+}
+
+// indexOfState is what a partial index says of a state, too. Tasks that have
+// succeeded are in none: among all of them they are found soon.
+func indexOfState(s session.TaskState) string {
+	switch {
+	case !s.Ended():
+		return "ended_at = 0"
+	case s != session.TaskSucceeded:
+		return "ended_at > 0 AND state <> 'succeeded'"
+	default:
+		return "ended_at > 0"
+	}
 }
 
 // Unfinished returns the tasks that have no end, in the order of submission.
