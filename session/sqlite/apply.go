@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"time"
 
-	driver "modernc.org/sqlite"
+	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"claude-runner/session"
@@ -25,13 +25,10 @@ func (s *Store) Apply(ctx context.Context, changes []session.Change) error {
 // applyAll writes changes in one transaction. With wary, events of sessions that
 // are gone are dropped; without it, they are an error.
 func (s *Store) applyAll(ctx context.Context, changes []session.Change, wary bool) error {
-	return s.inTx(ctx, func(tx *sql.Tx) error {
-		// A statement here waits for nobody, and one that could be cancelled costs a
-		// goroutine.
-		ctx := context.WithoutCancel(ctx)
+	return s.inWriter(ctx, func(w *writer) error {
 		b := newBatch(changes)
 		for i, c := range changes {
-			err := s.apply(ctx, tx, b, i, c)
+			err := w.apply(b, i, c)
 			if errors.Is(err, session.ErrEnded) || errors.Is(err, session.ErrKeyTaken) {
 				return &session.ChangeError{Index: i, Err: err}
 			}
@@ -40,18 +37,18 @@ func (s *Store) applyAll(ctx context.Context, changes []session.Change, wary boo
 			}
 		}
 		if wary {
-			if err := s.dropOrphans(ctx, tx, b); err != nil {
+			if err := w.dropOrphans(b); err != nil {
 				return err
 			}
 		}
-		return s.writeEvents(ctx, tx, b.events)
+		return w.writeEvents(b.events)
 	})
 }
 
 // isMissing reports whether an error is that of a row whose session, or task, is
 // not there.
 func isMissing(err error) bool {
-	e, ok := errors.AsType[*driver.Error](err)
+	e, ok := errors.AsType[*sqlite.Error](err)
 	return ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
 }
 
@@ -76,29 +73,29 @@ func newBatch(changes []session.Change) *batch {
 	return b
 }
 
-func (s *Store) apply(ctx context.Context, tx *sql.Tx, b *batch, i int, c session.Change) error {
+func (w *writer) apply(b *batch, i int, c session.Change) error {
 	if c.Create != nil {
-		if err := s.create(ctx, tx, *c.Create); err != nil {
+		if err := w.create(*c.Create); err != nil {
 			return err
 		}
 	}
 	if c.Update != nil {
-		if err := s.update(ctx, tx, b, c.Update, b.updates[c.Update.ID] == i); err != nil {
+		if err := w.update(b, c.Update, b.updates[c.Update.ID] == i); err != nil {
 			return err
 		}
 	}
 	if c.End != nil {
-		if err := s.end(ctx, tx, *c.End); err != nil {
+		if err := w.end(*c.End); err != nil {
 			return err
 		}
 	}
 	if c.Audit != nil {
-		if err := s.writeAudit(ctx, tx, *c.Audit); err != nil {
+		if err := w.writeAudit(*c.Audit); err != nil {
 			return err
 		}
 	}
 	if c.Use != nil {
-		if err := noteUse(ctx, tx, *c.Use); err != nil {
+		if err := w.writeUse(*c.Use); err != nil {
 			return err
 		}
 	}
@@ -106,13 +103,13 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, b *batch, i int, c sessio
 	return nil
 }
 
-func (s *Store) create(ctx context.Context, tx *sql.Tx, c session.Creation) error {
+func (w *writer) create(c session.Creation) error {
 	request, result, err := encodeTask(c.Task)
 	if err != nil {
 		return err
 	}
 	if c.Key != nil {
-		if err := takeKey(ctx, tx, *c.Key); err != nil {
+		if err := w.writeKey(*c.Key); err != nil {
 			return err
 		}
 	}
@@ -121,13 +118,13 @@ func (s *Store) create(ctx context.Context, tx *sql.Tx, c session.Creation) erro
 		return fmt.Errorf("encode webhook: %w", err)
 	}
 	v, t := c.Session, c.Task
-	_, err = exec(ctx, tx, s.createSession,
-		v.ID, v.Agent, v.AgentID, v.Turns, v.CostUSD, v.BudgetUSD, nanos(v.CreatedAt), nanos(v.UpdatedAt), v.Owner)
+	_, err = w.exec(w.createSession,
+		v.ID, v.Agent, v.AgentID, int64(v.Turns), v.CostUSD, orNull(v.BudgetUSD), nanos(v.CreatedAt), nanos(v.UpdatedAt), v.Owner)
 	if err != nil {
 		return fmt.Errorf("write session: %w", err)
 	}
-	_, err = exec(ctx, tx, s.createTask,
-		t.ID, t.SessionID, t.Agent, t.Backend, t.State, request, result, nanos(t.CreatedAt), nanos(t.StartedAt), nanos(t.EndedAt), t.TurnFrom, webhook, t.Owner, t.Sandbox)
+	_, err = w.exec(w.createTask,
+		t.ID, t.SessionID, t.Agent, t.Backend, string(t.State), request, result, nanos(t.CreatedAt), nanos(t.StartedAt), nanos(t.EndedAt), t.TurnFrom, webhook, t.Owner, t.Sandbox)
 	if err != nil {
 		return fmt.Errorf("write task: %w", err)
 	}
@@ -136,25 +133,25 @@ func (s *Store) create(ctx context.Context, tx *sql.Tx, c session.Creation) erro
 
 // update writes a task's state, unless it is not the last one of its batch:
 // then that one says, too, whether the task has ended.
-func (s *Store) update(ctx context.Context, tx *sql.Tx, b *batch, t *session.Task, last bool) error {
+func (w *writer) update(b *batch, t *session.Task, last bool) error {
 	if t.State == session.TaskStarting {
 		b.beginSteps(t.ID)
 	}
 	if !last {
 		return nil
 	}
-	args := []any{t.State, t.Backend, t.Sandbox, nanos(t.StartedAt), t.TurnFrom, t.ID}
+	args := []any{string(t.State), t.Backend, t.Sandbox, nanos(t.StartedAt), t.TurnFrom, t.ID}
 	if b.starting[t.ID] {
-		res, err := exec(ctx, tx, s.startTask, args...)
-		if err = changedOne(res, err); !errors.Is(err, session.ErrEnded) {
+		n, err := w.exec(w.startTask, args...)
+		if err = changedOne(n, err); !errors.Is(err, session.ErrEnded) {
 			return err
 		}
 		// It has ended, or it was started before, by a runner that is gone.
-		if _, err := exec(ctx, tx, s.beginSteps, t.SessionID, t.ID); err != nil {
+		if _, err := w.exec(w.beginSteps, t.SessionID, t.ID); err != nil {
 			return fmt.Errorf("begin the task's steps anew: %w", err)
 		}
 	}
-	return changedOne(exec(ctx, tx, s.updateTask, args...))
+	return changedOne(w.exec(w.updateTask, args...))
 }
 
 // beginSteps notes that a task starts: what it did before is of no step.
@@ -167,20 +164,19 @@ func (b *batch) beginSteps(taskID string) {
 	}
 }
 
-// takeKey writes an idempotency key, and forgets those whose time is over.
-func takeKey(ctx context.Context, tx *sql.Tx, k session.Key) error {
-	if _, err := tx.ExecContext(ctx, `DELETE FROM keys WHERE at < ?`, nanos(k.At.Add(-session.KeyLife))); err != nil {
+// writeKey writes an idempotency key, and forgets those whose time is over.
+func (w *writer) writeKey(k session.Key) error {
+	if _, err := w.exec(w.forgetKeys, nanos(k.At.Add(-session.KeyLife))); err != nil {
 		return fmt.Errorf("forget old keys: %w", err)
 	}
-	res, err := tx.ExecContext(ctx, `INSERT INTO keys (caller, name, hash, task_id, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		k.Caller, k.Name, k.Hash, k.TaskID, nanos(k.At))
+	n, err := w.exec(w.takeKey, k.Caller, k.Name, k.Hash, k.TaskID, nanos(k.At))
 	if err != nil {
 		return fmt.Errorf("write idempotency key: %w", err)
 	}
-	if n, err := res.RowsAffected(); err != nil || n == 1 {
-		return err
+	if n == 0 {
+		return session.ErrKeyTaken
 	}
-	return session.ErrKeyTaken
+	return nil
 }
 
 // Key returns what an idempotency key of a caller's stands for.
@@ -194,25 +190,25 @@ func (s *Store) Key(ctx context.Context, callerID, name string) (session.Key, er
 
 // end writes a task's end, what it changes in its session, what it used, and
 // what is to be told of it.
-func (s *Store) end(ctx context.Context, tx *sql.Tx, e session.Ending) error {
+func (w *writer) end(e session.Ending) error {
 	t := e.Task
 	t.Request.Env = nil
 	request, result, err := encodeTask(t)
 	if err != nil {
 		return err
 	}
-	res, err := exec(ctx, tx, s.endTask,
-		t.State, t.Backend, request, result, nanos(t.StartedAt), nanos(t.EndedAt), t.ID)
-	if err := changedOne(res, err); err != nil {
+	n, err := w.exec(w.endTask,
+		string(t.State), t.Backend, request, result, nanos(t.StartedAt), nanos(t.EndedAt), t.ID)
+	if err := changedOne(n, err); err != nil {
 		return err
 	}
-	_, err = exec(ctx, tx, s.endSession,
-		e.AgentID, e.Turns, t.Result.CostUSD, nanos(t.EndedAt), t.SessionID)
+	_, err = w.exec(w.endSession,
+		e.AgentID, int64(e.Turns), t.Result.CostUSD, nanos(t.EndedAt), t.SessionID)
 	if err != nil {
 		return fmt.Errorf("write session: %w", err)
 	}
 	u := t.Result.Usage
-	_, err = exec(ctx, tx, s.insertUsage,
+	_, err = w.exec(w.insertUsage,
 		t.ID, t.SessionID, t.Agent, t.Result.Model, t.Backend, nanos(t.EndedAt), int64(t.Result.Duration), t.Result.CostUSD,
 		u.InputTokens, u.OutputTokens, u.CacheReadInputTokens, u.CacheCreationInputTokens, t.Owner)
 	if err != nil {
@@ -221,23 +217,23 @@ func (s *Store) end(ctx context.Context, tx *sql.Tx, e session.Ending) error {
 	if e.Delivery == nil {
 		return nil
 	}
-	return enqueue(ctx, tx, *e.Delivery)
+	return w.writeDelivery(*e.Delivery)
 }
 
 // changedOne is session.ErrEnded where no row of a living task was changed.
-func changedOne(res sql.Result, err error) error {
+func changedOne(n int64, err error) error {
 	if err != nil {
 		return fmt.Errorf("write task: %w", err)
 	}
-	if n, err := res.RowsAffected(); err != nil || n == 1 {
-		return err
+	if n == 0 {
+		return session.ErrEnded
 	}
-	return session.ErrEnded
+	return nil
 }
 
 // ResetSession forgets the agent's memory of a session.
 func (s *Store) ResetSession(ctx context.Context, id string, at time.Time) error {
-	return s.inTx(ctx, func(tx *sql.Tx) error {
+	return s.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE sessions SET agent_id = '', turns = 0, updated_at = ? WHERE id = ?`, nanos(at), id)
 		return err
 	})

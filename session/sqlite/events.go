@@ -11,19 +11,15 @@ import (
 )
 
 // dropOrphans forgets those of the batch's events whose session is gone.
-func (s *Store) dropOrphans(ctx context.Context, tx *sql.Tx, b *batch) error {
+func (w *writer) dropOrphans(b *batch) error {
 	there := map[string]bool{}
 	for _, e := range b.events {
 		if _, ok := there[e.SessionID]; ok {
 			continue
 		}
-		res, err := exec(ctx, tx, s.findSession, e.SessionID)
+		n, err := w.exec(w.findSession, e.SessionID)
 		if err != nil {
 			return fmt.Errorf("find session: %w", err)
-		}
-		n, err := res.RowsAffected()
-		if err != nil {
-			return err
 		}
 		there[e.SessionID] = n == 1
 	}
@@ -34,18 +30,18 @@ func (s *Store) dropOrphans(ctx context.Context, tx *sql.Tx, b *batch) error {
 // eventRows is how many events one statement writes.
 const eventRows = 8
 
-func (s *Store) writeEvents(ctx context.Context, tx *sql.Tx, events []session.Record) error {
+func (w *writer) writeEvents(events []session.Record) error {
 	args := make([]any, 0, 6*eventRows)
 	for len(events) > 0 {
-		n, insert := 1, s.insertEvent
+		n, insert := 1, w.insertEvent
 		if len(events) >= eventRows {
-			n, insert = eventRows, s.insertEvents
+			n, insert = eventRows, w.insertEvents
 		}
 		args = args[:0]
 		for _, e := range events[:n] {
 			args = append(args, e.SessionID, e.Seq, e.TaskID, e.Step, nanos(e.Time), e.Data)
 		}
-		if _, err := exec(ctx, tx, insert, args...); err != nil {
+		if _, err := w.exec(insert, args...); err != nil {
 			return fmt.Errorf("write events from %d of session %s: %w", events[0].Seq, events[0].SessionID, err)
 		}
 		events = events[n:]

@@ -68,7 +68,7 @@ func (s *Store) removeEvents(ctx context.Context, ranges []eventRange) (removed 
 	if len(ranges) == 0 {
 		return 0, nil
 	}
-	err = s.inTx(ctx, func(tx *sql.Tx) error {
+	err = s.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		note, err := tx.PrepareContext(ctx, `UPDATE sessions SET last_seq = max(last_seq, ?) WHERE id = ?`)
 		if err != nil {
 			return err
