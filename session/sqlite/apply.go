@@ -41,7 +41,7 @@ func (s *Store) applyAll(ctx context.Context, changes []session.Change, wary boo
 				return err
 			}
 		}
-		return w.writeEvents(b.events)
+		return w.flush(b)
 	})
 }
 
@@ -57,7 +57,9 @@ func isMissing(err error) bool {
 type batch struct {
 	updates  map[string]int   // the last Update of each task, by its id
 	starting map[string]bool  // tasks of which an Update says so
-	events   []session.Record // that are to be written
+	events   []session.Record // that are to be written, like the following
+	audit    []any            // values of rows
+	usage    []any
 }
 
 func newBatch(changes []session.Change) *batch {
@@ -85,14 +87,12 @@ func (w *writer) apply(b *batch, i int, c session.Change) error {
 		}
 	}
 	if c.End != nil {
-		if err := w.end(*c.End); err != nil {
+		if err := w.end(b, *c.End); err != nil {
 			return err
 		}
 	}
 	if c.Audit != nil {
-		if err := w.writeAudit(*c.Audit); err != nil {
-			return err
-		}
+		b.audit = appendAudit(b.audit, c.Audit)
 	}
 	if c.Use != nil {
 		if err := w.writeUse(*c.Use); err != nil {
@@ -100,6 +100,24 @@ func (w *writer) apply(b *batch, i int, c session.Change) error {
 		}
 	}
 	b.events = append(b.events, c.Events...)
+	return nil
+}
+
+// flush writes what the changes have added to the batch.
+func (w *writer) flush(b *batch) error {
+	if err := w.insert(&w.audit, b.audit); err != nil {
+		return fmt.Errorf("write audit: %w", err)
+	}
+	if err := w.insert(&w.usage, b.usage); err != nil {
+		return fmt.Errorf("write usage: %w", err)
+	}
+	values := make([]any, 0, len(b.events)*w.events.columns)
+	for _, e := range b.events {
+		values = append(values, e.SessionID, e.Seq, e.TaskID, e.Step, nanos(e.Time), e.Data)
+	}
+	if err := w.insert(&w.events, values); err != nil {
+		return fmt.Errorf("write events: %w", err)
+	}
 	return nil
 }
 
@@ -190,7 +208,7 @@ func (s *Store) Key(ctx context.Context, callerID, name string) (session.Key, er
 
 // end writes a task's end, what it changes in its session, what it used, and
 // what is to be told of it.
-func (w *writer) end(e session.Ending) error {
+func (w *writer) end(b *batch, e session.Ending) error {
 	t := e.Task
 	t.Request.Env = nil
 	request, result, err := encodeTask(t)
@@ -208,12 +226,9 @@ func (w *writer) end(e session.Ending) error {
 		return fmt.Errorf("write session: %w", err)
 	}
 	u := t.Result.Usage
-	_, err = w.exec(w.insertUsage,
+	b.usage = append(b.usage,
 		t.ID, t.SessionID, t.Agent, t.Result.Model, t.Backend, nanos(t.EndedAt), int64(t.Result.Duration), t.Result.CostUSD,
 		u.InputTokens, u.OutputTokens, u.CacheReadInputTokens, u.CacheCreationInputTokens, t.Owner)
-	if err != nil {
-		return fmt.Errorf("write usage: %w", err)
-	}
 	if e.Delivery == nil {
 		return nil
 	}

@@ -12,23 +12,18 @@ import (
 const auditColumns = `seq, at, request_id, key_id, key_name, remote, action, session_id, task_id, agent, target, status, code`
 
 // insertAudit adds an entry. The table's triggers refuse to change or remove one.
-const insertAudit = `INSERT INTO audit (` + auditColumns + `) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+const (
+	insertAudit = `INSERT INTO audit (` + auditColumns + `)`
+	auditValues = `(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+)
 
-func auditRow(e session.AuditEntry) []any {
-	return []any{
-		nanos(e.At), e.RequestID, e.KeyID, e.KeyName, e.Remote, e.Action, e.Session, e.Task, e.Agent, e.Target, int64(e.Status), string(e.Code),
-	}
-}
-
-func (w *writer) writeAudit(e session.AuditEntry) error {
-	if _, err := w.exec(w.insertAudit, auditRow(e)...); err != nil {
-		return fmt.Errorf("write audit: %w", err)
-	}
-	return nil
+func appendAudit(row []any, e *session.AuditEntry) []any {
+	return append(row, nanos(e.At), e.RequestID, e.KeyID, e.KeyName, e.Remote, e.Action,
+		e.Session, e.Task, e.Agent, e.Target, int64(e.Status), string(e.Code))
 }
 
 func writeAudit(ctx context.Context, tx *sql.Tx, e session.AuditEntry) error {
-	if _, err := tx.ExecContext(ctx, insertAudit, auditRow(e)...); err != nil {
+	if _, err := tx.ExecContext(ctx, insertAudit+` VALUES `+auditValues, appendAudit(nil, &e)...); err != nil {
 		return fmt.Errorf("write audit: %w", err)
 	}
 	return nil

@@ -27,28 +27,6 @@ func (w *writer) dropOrphans(b *batch) error {
 	return nil
 }
 
-// eventRows is how many events one statement writes.
-const eventRows = 8
-
-func (w *writer) writeEvents(events []session.Record) error {
-	args := make([]any, 0, 6*eventRows)
-	for len(events) > 0 {
-		n, insert := 1, w.insertEvent
-		if len(events) >= eventRows {
-			n, insert = eventRows, w.insertEvents
-		}
-		args = args[:0]
-		for _, e := range events[:n] {
-			args = append(args, e.SessionID, e.Seq, e.TaskID, e.Step, nanos(e.Time), e.Data)
-		}
-		if _, err := w.exec(insert, args...); err != nil {
-			return fmt.Errorf("write events from %d of session %s: %w", events[0].Seq, events[0].SessionID, err)
-		}
-		events = events[n:]
-	}
-	return nil
-}
-
 // Events returns up to limit events of a session with a number above after.
 func (s *Store) Events(ctx context.Context, sessionID string, after int64, limit int) ([]session.Record, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT seq, task_id, step, time, data FROM events WHERE session_id = ? AND seq > ? ORDER BY seq LIMIT ?`,

@@ -17,14 +17,14 @@ type writer struct {
 	args []driver.NamedValue // of the statement that runs
 	all  []driver.Stmt
 
-	begin, commit, rollback                                        driver.Stmt
-	takeKey, forgetKeys, noteUse, enqueue                          driver.Stmt
-	createSession, createTask, startTask, updateTask, endTask      driver.Stmt
-	endSession, findSession, beginSteps, insertEvent, insertEvents driver.Stmt
-	insertUsage, insertAudit                                       driver.Stmt
+	begin, commit, rollback                                   driver.Stmt
+	takeKey, forgetKeys, noteUse, enqueue                     driver.Stmt
+	createSession, createTask, startTask, updateTask, endTask driver.Stmt
+	endSession, findSession, beginSteps                       driver.Stmt
+	events, usage, audit                                      insertion
 }
 
-func newWriter(conn driver.Conn) (*writer, error) {
+func newWriter(conn driver.Conn) (_ *writer, err error) {
 	w := &writer{conn: conn}
 	for _, p := range []struct {
 		stmt *driver.Stmt
@@ -50,27 +50,65 @@ func newWriter(conn driver.Conn) (*writer, error) {
 			turns = turns + ?2, cost_usd = cost_usd + ?3, updated_at = max(updated_at, ?4) WHERE id = ?5`},
 		{&w.findSession, `UPDATE sessions SET last_seq = last_seq WHERE id = ?`},
 		{&w.beginSteps, `UPDATE events SET step = 0 WHERE session_id = ? AND task_id = ? AND step > 0`},
-		{&w.insertEvent, insertEvents(1)},
-		{&w.insertEvents, insertEvents(eventRows)},
-		{&w.insertUsage, `INSERT INTO usage (` + usageColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
-		{&w.insertAudit, insertAudit},
 	} {
-		stmt, err := conn.Prepare(p.text)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("prepare %s: %w", p.text, err), w.close())
+		if *p.stmt, err = w.prepare(p.text); err != nil {
+			return nil, errors.Join(err, w.close())
 		}
-		*p.stmt, w.all = stmt, append(w.all, stmt)
+	}
+	// OR FAIL spares SQLite to note how to take back a part of the rows: who fails
+	// here takes back all of the transaction.
+	err = errors.Join(
+		w.events.prepare(w, `INSERT OR FAIL INTO events (session_id, seq, task_id, step, time, data)`, `(?, ?, ?, ?, ?, ?)`),
+		w.usage.prepare(w, `INSERT OR FAIL INTO usage (`+usageColumns+`)`, `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`),
+		w.audit.prepare(w, insertAudit, auditValues),
+	)
+	if err != nil {
+		return nil, errors.Join(err, w.close())
 	}
 	return w, nil
 }
 
+func (w *writer) prepare(text string) (driver.Stmt, error) {
+	stmt, err := w.conn.Prepare(text)
+	if err != nil {
+		return nil, fmt.Errorf("prepare %s: %w", text, err)
+	}
+	w.all = append(w.all, stmt)
+	return stmt, nil
+}
+
 const updateTask = `UPDATE tasks SET state = ?, backend = ?, sandbox = ?, started_at = ?, turn_from = ? WHERE id = ? AND ended_at = 0`
 
-// insertEvents inserts n events. OR FAIL spares SQLite to note how to take back a
-// part of them: who fails here takes back all of the transaction.
-func insertEvents(n int) string {
-	return `INSERT OR FAIL INTO events (session_id, seq, task_id, step, time, data) VALUES (?, ?, ?, ?, ?, ?)` +
-		strings.Repeat(`, (?, ?, ?, ?, ?, ?)`, n-1)
+// insertion writes rows of one table, several with one statement.
+type insertion struct {
+	columns int
+	of      [len(rowsAtOnce)]driver.Stmt
+}
+
+// rowsAtOnce is how many rows the statements of an insertion write.
+var rowsAtOnce = [...]int{16, 4, 1}
+
+// prepare prepares statements that begin with a text and go on with rows.
+func (in *insertion) prepare(w *writer, text, row string) (err error) {
+	in.columns = strings.Count(row, "?")
+	for i, n := range rowsAtOnce {
+		if in.of[i], err = w.prepare(text + " VALUES " + row + strings.Repeat(", "+row, n-1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insert writes rows, whose values follow one another.
+func (w *writer) insert(in *insertion, values []any) error {
+	for i, n := range rowsAtOnce {
+		for n *= in.columns; len(values) >= n; values = values[n:] {
+			if _, err := w.exec(in.of[i], values[:n]...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (w *writer) close() error {
