@@ -4,7 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"iter"
 	"time"
+)
+
+const (
+	prunePage = 250  // sessions that are looked up at once
+	pruneStep = 1000 // events that one transaction removes at most
 )
 
 // PruneEvents removes events of ended tasks: those before a moment, and of each
@@ -12,49 +18,24 @@ import (
 // which others write. The events of a session are in the order of their time;
 // where a clock was set back, one goes when those before it do.
 func (s *Store) PruneEvents(ctx context.Context, before time.Time, keep int64) (removed int64, err error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT id, first, last FROM (
-		SELECT id,
-			(SELECT min(seq) FROM events WHERE session_id = s.id) AS first,
-			max(newest - ?2, coalesce((SELECT seq - 1 FROM events WHERE session_id = s.id AND time >= ?1 ORDER BY seq LIMIT 1), newest)) AS last
-		FROM (SELECT id, (SELECT max(seq) FROM events WHERE session_id = sessions.id) AS newest FROM sessions) s
-		WHERE newest IS NOT NULL
-	) WHERE first <= last`, nanos(before), keep)
-	if err != nil {
-		return 0, fmt.Errorf("find old events: %w", err)
-	}
-	defer rows.Close()
-	var due []eventRange
-	var count int64
-	flush := func() error {
-		n, err := s.removeEvents(ctx, due)
-		removed, due, count = removed+n, due[:0], 0
-		return err
-	}
-	for rows.Next() {
-		var r eventRange
-		var last int64
-		if err := rows.Scan(&r.sessionID, &r.first, &last); err != nil {
-			return removed, err
+	for after := ""; ; {
+		old, err := s.oldEvents(ctx, before, keep, after)
+		if err != nil {
+			return removed, fmt.Errorf("find old events: %w", err)
 		}
-		for ; r.first <= last; r.first = r.last + 1 {
-			r.last = min(last, r.first+pruneStep-count-1)
-			due, count = append(due, r), count+r.last-r.first+1
-			if count < pruneStep {
-				continue
-			}
-			if err := flush(); err != nil {
+		for step := range steps(old) {
+			n, err := s.removeEvents(ctx, step)
+			removed += n
+			if err != nil {
 				return removed, err
 			}
 		}
+		if len(old) < prunePage {
+			return removed, nil
+		}
+		after = old[len(old)-1].sessionID
 	}
-	if err := rows.Err(); err != nil {
-		return removed, err
-	}
-	return removed, flush()
 }
-
-// pruneStep is how many events one transaction removes at most.
-const pruneStep = 1000
 
 // eventRange is events of one session, by their numbers.
 type eventRange struct {
@@ -62,12 +43,58 @@ type eventRange struct {
 	first, last int64
 }
 
+// oldEvents returns those of the next sessions, in the order of their ids.
+func (s *Store) oldEvents(ctx context.Context, before time.Time, keep int64, after string) ([]eventRange, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT id, first, last FROM (
+		SELECT id, (SELECT min(seq) FROM events WHERE session_id = s.id) AS first, max(
+			newest - ?2,
+			coalesce((SELECT seq - 1 FROM events WHERE session_id = s.id AND time >= ?1 ORDER BY seq LIMIT 1), newest)
+		) AS last
+		FROM (SELECT id, (SELECT max(seq) FROM events WHERE session_id = sessions.id) AS newest FROM sessions WHERE id > ?3) s
+		WHERE newest IS NOT NULL
+	) WHERE first <= last ORDER BY id LIMIT ?4`, nanos(before), keep, after, prunePage)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var old []eventRange
+	for rows.Next() {
+		var r eventRange
+		if err := rows.Scan(&r.sessionID, &r.first, &r.last); err != nil {
+			return nil, err
+		}
+		old = append(old, r)
+	}
+	return old, rows.Err()
+}
+
+// steps divides ranges into what one transaction removes.
+func steps(ranges []eventRange) iter.Seq[[]eventRange] {
+	return func(yield func([]eventRange) bool) {
+		var step []eventRange
+		room := int64(pruneStep)
+		for _, r := range ranges {
+			for r.first <= r.last {
+				part := eventRange{r.sessionID, r.first, min(r.last, r.first+room-1)}
+				step, room, r.first = append(step, part), room-(part.last-part.first+1), part.last+1
+				if room > 0 {
+					continue
+				}
+				if !yield(step) {
+					return
+				}
+				step, room = nil, pruneStep
+			}
+		}
+		if len(step) > 0 {
+			yield(step)
+		}
+	}
+}
+
 // removeEvents removes those of the events whose tasks have ended, and notes how
 // far their sessions had come.
 func (s *Store) removeEvents(ctx context.Context, ranges []eventRange) (removed int64, err error) {
-	if len(ranges) == 0 {
-		return 0, nil
-	}
 	err = s.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		note, err := tx.PrepareContext(ctx, `UPDATE sessions SET last_seq = max(last_seq, ?) WHERE id = ?`)
 		if err != nil {

@@ -42,7 +42,7 @@ func newWriter(conn driver.Conn) (_ *writer, err error) {
 		{&w.createSession, `INSERT INTO sessions (` + sessionColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at`},
 		{&w.createTask, `INSERT INTO tasks (` + taskColumns + `) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
-		{&w.startTask, updateTask + ` AND started_at = 0`},
+		{&w.startTask, updateTask + ` AND state = 'queued' AND started_at = 0`},
 		{&w.updateTask, updateTask},
 		{&w.endTask, `UPDATE tasks SET state = ?, backend = ?, request = ?, result = ?, started_at = ?, ended_at = ?, webhook = ''
 			WHERE id = ? AND ended_at = 0`},
