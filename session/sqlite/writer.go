@@ -145,6 +145,7 @@ func (w *writer) exec(stmt driver.Stmt, args ...any) (changed int64, err error) 
 	}
 	// It waits for nobody, and one that could be cancelled costs a goroutine.
 	res, err := stmt.(driver.StmtExecContext).ExecContext(context.Background(), w.args)
+	clear(w.args) // of what may be large
 	if err != nil {
 		return 0, err
 	}
