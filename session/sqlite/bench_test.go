@@ -19,7 +19,7 @@ const benchTasks = 4
 
 // BenchmarkTasks writes whole tasks as the journal does: what is submitted, what
 // starts and what ends together, each of another task. Half of the tasks begin a
-// session, the others go on with one.
+// session, the others go on with one. Sessions are in no order.
 func BenchmarkTasks(b *testing.B) {
 	s := newStore(b)
 	var started, submitted []*benchTask
@@ -66,7 +66,7 @@ func newBenchTask(i int) *benchTask {
 	// Tasks i and i+2*benchTasks share a session, which the first one makes.
 	group, first := i/(4*benchTasks), i/(2*benchTasks)%2 == 0
 	t := &benchTask{session: session.Session{
-		ID: fmt.Sprintf("bench-%08d-%d", group, i%(2*benchTasks)), Agent: "support", CreatedAt: now, UpdatedAt: now,
+		ID: fmt.Sprintf("%08x-%d", uint32(group)*2654435761, i%(2*benchTasks)), Agent: "support", CreatedAt: now, UpdatedAt: now,
 	}}
 	if !first {
 		t.seq = 6
