@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -85,4 +86,21 @@ func TestBatchAfterTheEnd(t *testing.T) {
 	if last, err := s.LastSeq(t.Context(), "s1"); err != nil || last != 0 {
 		t.Errorf("last event %d, %v", last, err)
 	}
+}
+
+// TestCancelled: who does not wait for the connection gets his context's error,
+// and the next one writes.
+func TestCancelled(t *testing.T) {
+	s := newStore(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	task := aTask("a", "s1")
+	change := session.Change{Create: &session.Creation{Session: aSession("s1"), Task: task}}
+	if err := s.Apply(ctx, []session.Change{change}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Apply: %v", err)
+	}
+	if err := s.DeleteSession(ctx, "s1"); !errors.Is(err, context.Canceled) {
+		t.Errorf("DeleteSession: %v", err)
+	}
+	must(t, s, change)
 }
