@@ -25,7 +25,7 @@ func (s *Store) CreateAPIKey(ctx context.Context, k session.APIKey, audit sessio
 	if err != nil {
 		return fmt.Errorf("encode agents: %w", err)
 	}
-	return s.inTx(ctx, func(tx *sql.Tx) error {
+	return s.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `INSERT INTO api_keys (`+apiKeyColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (name) WHERE revoked_at = 0 DO NOTHING`,
 			k.ID, k.Name, k.Hash, string(scopes), string(agents), k.Rate, k.Concurrency, k.BudgetUSD,
@@ -39,7 +39,7 @@ func (s *Store) CreateAPIKey(ctx context.Context, k session.APIKey, audit sessio
 			}
 			return err
 		}
-		return s.writeAudit(ctx, tx, audit)
+		return writeAudit(ctx, tx, audit)
 	})
 }
 
@@ -70,7 +70,7 @@ func (s *Store) APIKeys(ctx context.Context) ([]session.APIKey, error) {
 // RevokeAPIKey ends a key, and writes a line in the audit.
 func (s *Store) RevokeAPIKey(ctx context.Context, nameOrID string, at time.Time, audit session.AuditEntry) (session.APIKey, error) {
 	var k session.APIKey
-	err := s.inTx(ctx, func(tx *sql.Tx) (err error) {
+	err := s.inTx(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
 		// An id goes before a name that looks like one.
 		k, err = scanAPIKey(tx.QueryRowContext(ctx, `SELECT `+apiKeyColumns+` FROM api_keys
 			WHERE id = ?1 OR name = ?1 AND revoked_at = 0 ORDER BY id = ?1 DESC LIMIT 1`, nameOrID))
@@ -82,13 +82,13 @@ func (s *Store) RevokeAPIKey(ctx context.Context, nameOrID string, at time.Time,
 			return fmt.Errorf("write API key: %w", err)
 		}
 		audit.Target = k.ID
-		return s.writeAudit(ctx, tx, audit)
+		return writeAudit(ctx, tx, audit)
 	})
 	return k, err
 }
 
-func noteUse(ctx context.Context, tx *sql.Tx, u session.KeyUse) error {
-	if _, err := tx.ExecContext(ctx, `UPDATE api_keys SET last_used_at = max(last_used_at, ?) WHERE id = ?`, nanos(u.At), u.ID); err != nil {
+func (w *writer) writeUse(u session.KeyUse) error {
+	if _, err := w.exec(w.noteUse, nanos(u.At), u.ID); err != nil {
 		return fmt.Errorf("write an API key's use: %w", err)
 	}
 	return nil
@@ -112,10 +112,10 @@ func scanAPIKey(r row) (session.APIKey, error) {
 	return k, nil
 }
 
-// SpentSince returns what an owner's tasks cost that ended at or after a moment.
+// SpentSince returns what a key's tasks cost that ended at or after a moment.
 func (s *Store) SpentSince(ctx context.Context, owner string, since time.Time) (float64, error) {
 	var spent float64
-	err := s.read.QueryRowContext(ctx, `SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE owner = ? AND ended_at >= ?`,
+	err := s.read.QueryRowContext(ctx, `SELECT coalesce(sum(cost_usd), 0) FROM usage WHERE owner = ? AND owner <> '' AND ended_at >= ?`,
 		owner, nanos(since)).Scan(&spent)
 	return spent, err
 }
@@ -129,7 +129,7 @@ func (s *Store) Secret(ctx context.Context, name string) ([]byte, error) {
 	fresh := make([]byte, secretLength)
 	rand.Read(fresh) // never fails
 	var text string
-	err := s.inTx(ctx, func(tx *sql.Tx) error {
+	err := s.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING`, "secret:"+name, hex.EncodeToString(fresh)); err != nil {
 			return err
 		}

@@ -11,12 +11,19 @@ import (
 
 const auditColumns = `seq, at, request_id, key_id, key_name, remote, action, session_id, task_id, agent, target, status, code`
 
-// writeAudit adds an entry. The table's triggers refuse to change or remove
-// one.
-func (s *Store) writeAudit(ctx context.Context, tx *sql.Tx, e session.AuditEntry) error {
-	_, err := exec(ctx, tx, s.insertAudit,
-		nanos(e.At), e.RequestID, e.KeyID, e.KeyName, e.Remote, e.Action, e.Session, e.Task, e.Agent, e.Target, e.Status, e.Code)
-	if err != nil {
+// insertAudit adds an entry. The table's triggers refuse to change or remove one.
+const (
+	insertAudit = `INSERT INTO audit (` + auditColumns + `)`
+	auditValues = `(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+)
+
+func appendAudit(row []any, e *session.AuditEntry) []any {
+	return append(row, nanos(e.At), e.RequestID, e.KeyID, e.KeyName, e.Remote, e.Action,
+		e.Session, e.Task, e.Agent, e.Target, int64(e.Status), string(e.Code))
+}
+
+func writeAudit(ctx context.Context, tx *sql.Tx, e session.AuditEntry) error {
+	if _, err := tx.ExecContext(ctx, insertAudit+` VALUES `+auditValues, appendAudit(nil, &e)...); err != nil {
 		return fmt.Errorf("write audit: %w", err)
 	}
 	return nil
@@ -29,7 +36,7 @@ func (s *Store) Audit(ctx context.Context, q session.AuditQuery) ([]session.Audi
 		where, args = append(where, "session_id = ?"), append(args, q.Session)
 	}
 	if q.Key != "" {
-		where, args = append(where, "(key_id = ? OR key_name = ?)"), append(args, q.Key, q.Key)
+		where, args = append(where, "(key_id = ? AND key_id <> '' OR key_name = ? AND key_name <> '')"), append(args, q.Key, q.Key)
 	}
 	limit := q.Limit
 	if limit == 0 {

@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -53,6 +54,18 @@ func TestBatch(t *testing.T) {
 	if step, err := s.LastStep(t.Context(), "a"); err != nil || step != 0 {
 		t.Errorf("last step %d after a new start, %v", step, err)
 	}
+	// So it does where more of the same batch says how it went on.
+	must(t, s, session.Change{Events: events("s1", "a", 10, 2)})
+	must(t, s, session.Change{Update: &starting, Events: events("s1", "a", 12, 1)}, session.Change{Update: &running, Events: events("s1", "a", 13, 1)})
+	stored, err := s.Events(t.Context(), "s1", 9, 100)
+	if err != nil || len(stored) != 4 {
+		t.Fatalf("%d events, %v; want 4", len(stored), err)
+	}
+	for i, want := range []int64{0, 0, 12, 13} {
+		if stored[i].Step != want {
+			t.Errorf("event %d is of step %d, want %d", stored[i].Seq, stored[i].Step, want)
+		}
+	}
 }
 
 // TestBatchAfterTheEnd: of several states of a task that has ended, one is named
@@ -73,4 +86,21 @@ func TestBatchAfterTheEnd(t *testing.T) {
 	if last, err := s.LastSeq(t.Context(), "s1"); err != nil || last != 0 {
 		t.Errorf("last event %d, %v", last, err)
 	}
+}
+
+// TestCancelled: who does not wait for the connection gets his context's error,
+// and the next one writes.
+func TestCancelled(t *testing.T) {
+	s := newStore(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	task := aTask("a", "s1")
+	change := session.Change{Create: &session.Creation{Session: aSession("s1"), Task: task}}
+	if err := s.Apply(ctx, []session.Change{change}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Apply: %v", err)
+	}
+	if err := s.DeleteSession(ctx, "s1"); !errors.Is(err, context.Canceled) {
+		t.Errorf("DeleteSession: %v", err)
+	}
+	must(t, s, change)
 }

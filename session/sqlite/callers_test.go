@@ -119,10 +119,10 @@ func TestOwners(t *testing.T) {
 
 	db := raw(t, path)
 	for query, index := range map[string]string{
-		"SELECT * FROM sessions WHERE owner = 'a' ORDER BY updated_at DESC, id":         "sessions_by_owner",
-		"SELECT * FROM tasks WHERE owner = 'a' ORDER BY number DESC":                    "tasks_by_owner",
-		"SELECT sum(cost_usd) FROM usage WHERE owner = 'a' AND ended_at >= 1":           "usage_by_owner",
-		"SELECT * FROM audit WHERE seq > 1 AND session_id = 'a' ORDER BY seq LIMIT 100": "audit_by_session",
+		"SELECT * FROM sessions WHERE owner = 'a' AND owner <> '' ORDER BY updated_at DESC, id": "sessions_by_owner",
+		"SELECT * FROM tasks WHERE owner = 'a' AND owner <> '' ORDER BY number DESC":            "tasks_by_owner",
+		"SELECT sum(cost_usd) FROM usage WHERE owner = 'a' AND owner <> '' AND ended_at >= 1":   "usage_by_owner",
+		"SELECT * FROM audit WHERE seq > 1 AND session_id = 'a' ORDER BY seq LIMIT 100":         "audit_by_session",
 	} {
 		var id, parent, unused int
 		var detail string

@@ -52,21 +52,23 @@ func (s *Store) NextDelivery(ctx context.Context, skip session.DeliverySkip) (se
 // UpdateDelivery writes the outcome of an attempt. A delivery that has ended
 // forgets what was sent and the secret.
 func (s *Store) UpdateDelivery(ctx context.Context, d session.Delivery) error {
-	_, err := s.write.ExecContext(ctx, `UPDATE deliveries SET url = ?, host = ?, state = ?, attempts = ?, last_status = ?, last_error = ?,
-		next_attempt = ?, ended_at = ?, secret = CASE WHEN ?8 = 0 THEN secret ELSE '' END, payload = CASE WHEN ?8 = 0 THEN payload ELSE x'' END
-		WHERE id = ? AND state = 'pending'`,
-		d.Webhook.URL, d.Host(), d.State, d.Attempts, d.LastStatus, d.LastError, nanos(d.NextAttempt), nanos(d.EndedAt), d.ID)
-	if err != nil {
-		return fmt.Errorf("write delivery: %w", err)
-	}
-	return nil
+	return s.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE deliveries SET url = ?, host = ?, state = ?, attempts = ?, last_status = ?, last_error = ?,
+			next_attempt = ?, ended_at = ?, secret = CASE WHEN ?8 = 0 THEN secret ELSE '' END, payload = CASE WHEN ?8 = 0 THEN payload ELSE x'' END
+			WHERE id = ? AND state = 'pending'`,
+			d.Webhook.URL, d.Host(), d.State, d.Attempts, d.LastStatus, d.LastError, nanos(d.NextAttempt), nanos(d.EndedAt), d.ID)
+		if err != nil {
+			return fmt.Errorf("write delivery: %w", err)
+		}
+		return nil
+	})
 }
 
-// enqueue writes a delivery with the end that it tells.
-func enqueue(ctx context.Context, tx *sql.Tx, d session.Delivery) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO deliveries (host, `+deliveryColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		d.Host(), d.ID, d.TaskID, d.Type, d.Agent, d.Webhook.URL, d.Webhook.Secret.Reveal(), d.Payload,
-		d.State, d.Attempts, d.LastStatus, d.LastError, nanos(d.CreatedAt), nanos(d.NextAttempt), nanos(d.EndedAt))
+// writeDelivery writes a delivery with the end that it tells.
+func (w *writer) writeDelivery(d session.Delivery) error {
+	_, err := w.exec(w.enqueue,
+		d.Host(), d.ID, d.TaskID, string(d.Type), d.Agent, d.Webhook.URL, d.Webhook.Secret.Reveal(), d.Payload,
+		string(d.State), int64(d.Attempts), int64(d.LastStatus), d.LastError, nanos(d.CreatedAt), nanos(d.NextAttempt), nanos(d.EndedAt))
 	if err != nil {
 		return fmt.Errorf("write delivery: %w", err)
 	}

@@ -35,7 +35,7 @@ func (s *Store) Sessions(ctx context.Context, p session.Page) ([]session.Session
 	}
 	owned, args := "", []any{used, id, limit}
 	if p.Owner != "" {
-		owned, args = "owner = ?4 AND ", append(args, p.Owner)
+		owned, args = "owner = ?4 AND owner <> '' AND ", append(args, p.Owner)
 	}
 	rows, err := s.read.QueryContext(ctx, `SELECT `+sessionColumns+` FROM sessions WHERE `+owned+
 		`updated_at <= ?1 AND (updated_at < ?1 OR id > ?2) ORDER BY updated_at DESC, id LIMIT ?3`, args...)
@@ -73,7 +73,7 @@ var errCursor = &session.Error{Code: session.CodeInvalid, Field: "cursor", Messa
 // DeleteSession removes a session with its tasks and events. What they used is
 // kept.
 func (s *Store) DeleteSession(ctx context.Context, id string) error {
-	return s.inTx(ctx, func(tx *sql.Tx) error {
+	return s.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE id = ?`, id)
 		return err
 	})
@@ -81,7 +81,7 @@ func (s *Store) DeleteSession(ctx context.Context, id string) error {
 
 // SetBudget implements session.Store.
 func (s *Store) SetBudget(ctx context.Context, id string, usd *float64) error {
-	return s.inTx(ctx, func(tx *sql.Tx) error {
+	return s.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `UPDATE sessions SET budget_usd = ? WHERE id = ?`, usd, id)
 		if err != nil {
 			return err
@@ -108,6 +108,14 @@ func nanos(t time.Time) int64 {
 		return 0
 	}
 	return t.UnixNano()
+}
+
+// orNull returns the number, or what the driver takes for NULL.
+func orNull(n *float64) any {
+	if n == nil {
+		return nil
+	}
+	return *n
 }
 
 func moment(n int64) time.Time {

@@ -4,6 +4,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"embed"
 	"errors"
 	"fmt"
@@ -12,10 +13,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 
 	"github.com/google/uuid"
 	"github.com/pressly/goose/v3"
-	driver "modernc.org/sqlite" // as "sqlite"
+	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"claude-runner/session"
@@ -33,7 +35,10 @@ type Store struct {
 	path string
 	file os.FileInfo // of what was opened
 
+	writer *writer // of write's connection; only who holds that uses it
 	statements
+
+	closing sync.Once
 }
 
 var _ session.Store = (*Store)(nil)
@@ -60,7 +65,8 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), write.Close())
 	}
 	s.read.SetMaxOpenConns(max(4, runtime.NumCPU()))
-	if err := s.prepare(ctx); err != nil {
+	err = s.inWriter(ctx, func(*writer) error { return nil })
+	if err = errors.Join(err, s.prepare(ctx)); err != nil {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), s.Close())
 	}
 	return s, nil
@@ -108,7 +114,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 
 // advice says what to do about a file that can't be used.
 func advice(err error) string {
-	var e *driver.Error
+	var e *sqlite.Error
 	if !errors.As(err, &e) {
 		return ""
 	}
@@ -126,13 +132,16 @@ func advice(err error) string {
 	}
 }
 
-// Close closes the file.
-func (s *Store) Close() error { return errors.Join(s.read.Close(), s.write.Close()) }
+// Close closes the file. A second time it does nothing.
+func (s *Store) Close() (err error) {
+	s.closing.Do(func() { err = errors.Join(s.read.Close(), s.closeWriter(), s.write.Close()) })
+	return err
+}
 
 // Instance returns this database's name, made at the first call.
 func (s *Store) Instance(ctx context.Context) (string, error) {
 	var name string
-	err := s.inTx(ctx, func(tx *sql.Tx) error {
+	err := s.inTx(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES ('instance', ?) ON CONFLICT DO NOTHING`, uuid.NewString()); err != nil {
 			return err
 		}
@@ -142,19 +151,63 @@ func (s *Store) Instance(ctx context.Context) (string, error) {
 }
 
 // inTx runs do in a transaction of the writing connection. ctx bounds the wait
-// for that.
-func (s *Store) inTx(ctx context.Context, do func(*sql.Tx) error) error {
+// for that, and no more: database/sql throws a connection away in which a statement
+// was cancelled.
+func (s *Store) inTx(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
 	if err := s.present(); err != nil {
 		return err
 	}
-	tx, err := s.write.BeginTx(ctx, nil)
+	conn, err := s.write.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	if err := do(tx); err != nil {
+	defer conn.Close()
+	ctx = context.WithoutCancel(ctx)
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := do(ctx, tx); err != nil {
 		return errors.Join(err, rollback(tx))
 	}
 	return tx.Commit()
+}
+
+// inWriter is inTx with the writer's statements.
+func (s *Store) inWriter(ctx context.Context, do func(*writer) error) error {
+	if err := s.present(); err != nil {
+		return err
+	}
+	conn, err := s.write.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Raw(func(c any) error {
+		if w := s.writer; w == nil || w.conn != c {
+			if s.writer, err = newWriter(c.(driver.Conn)); err != nil {
+				return err
+			}
+		}
+		return s.writer.inTx(func() error { return do(s.writer) })
+	})
+}
+
+// closeWriter closes the writer's statements, without which their connection does
+// not close.
+func (s *Store) closeWriter() error {
+	conn, err := s.write.Conn(context.Background())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Raw(func(c any) error {
+		if w := s.writer; w != nil && w.conn == c {
+			s.writer = nil
+			return w.close()
+		}
+		return nil
+	})
 }
 
 // present returns an error where the path no longer leads to the file that was

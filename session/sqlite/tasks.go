@@ -21,16 +21,41 @@ func (s *Store) Task(ctx context.Context, id string) (session.Task, error) {
 // Tasks returns a page of tasks, the newest first. A cursor is the number of
 // the page's last task.
 func (s *Store) Tasks(ctx context.Context, f session.TaskFilter) ([]session.Task, string, error) {
-	where, args := []string{"1 = 1"}, []any{}
+	query, args, err := tasksQuery(f)
+	if err != nil {
+		return nil, "", err
+	}
+	limit := pageOf(f)
+	tasks, numbers, err := s.queryTasks(ctx, query, append(args, limit+1)...)
+	if err != nil || len(tasks) <= limit {
+		return tasks, "", err
+	}
+	return tasks[:limit], strconv.FormatInt(numbers[limit-1], 10), nil
+}
+
+func pageOf(f session.TaskFilter) int {
+	if f.Limit == 0 {
+		return 50
+	}
+	return f.Limit
+}
+
+// tasksQuery returns the query of a page with its arguments, but for the last,
+// which is how many tasks are wanted.
+func tasksQuery(f session.TaskFilter) (query string, args []any, err error) {
+	where := []string{"1 = 1"}
+	only := func(condition string) { where = append(where, condition) }
 	add := func(condition string, arg any) { where, args = append(where, condition), append(args, arg) }
 	if f.Owner != "" {
 		add("owner = ?", f.Owner)
+		only("owner <> ''")
 	}
 	if f.SessionID != "" {
 		add("session_id = ?", f.SessionID)
 	}
 	if f.State != "" {
 		add("state = ?", f.State)
+		only(indexOfState(f.State))
 	}
 	if f.Agent != "" {
 		add("agent = ?", f.Agent)
@@ -38,20 +63,24 @@ func (s *Store) Tasks(ctx context.Context, f session.TaskFilter) ([]session.Task
 	if f.Cursor != "" {
 		n, err := strconv.ParseInt(f.Cursor, 10, 64)
 		if err != nil {
-			return nil, "", errCursor
+			return "", nil, errCursor
 		}
 		add("number < ?", n)
 	}
-	limit := f.Limit
-	if limit == 0 {
-		limit = 50
+	return `SELECT ` + taskColumns + ` FROM tasks WHERE ` + strings.Join(where, " AND ") + ` ORDER BY number DESC LIMIT ?`, args, nil
+}
+
+// indexOfState is what a partial index says of a state, too. Tasks that have
+// succeeded are in none: among all of them they are found soon.
+func indexOfState(s session.TaskState) string {
+	switch {
+	case !s.Ended():
+		return "ended_at = 0"
+	case s != session.TaskSucceeded:
+		return "ended_at > 0 AND state <> 'succeeded'"
+	default:
+		return "ended_at > 0"
 	}
-	query := `SELECT ` + taskColumns + ` FROM tasks WHERE ` + strings.Join(where, " AND ") + ` ORDER BY number DESC LIMIT ?`
-	tasks, numbers, err := s.queryTasks(ctx, query, append(args, limit+1)...)
-	if err != nil || len(tasks) <= limit {
-		return tasks, "", err
-	}
-	return tasks[:limit], strconv.FormatInt(numbers[limit-1], 10), nil
 }
 
 // Unfinished returns the tasks that have no end, in the order of submission.

@@ -32,7 +32,7 @@ func (s *Store) Usage(ctx context.Context, q session.UsageQuery) ([]session.Usag
 	}
 	where, args := "ended_at >= ? AND ended_at < ?", []any{nanos(q.From), to}
 	if q.Owner != "" {
-		where, args = "owner = ? AND "+where, append([]any{q.Owner}, args...)
+		where, args = "owner = ? AND owner <> '' AND "+where, append([]any{q.Owner}, args...)
 	}
 	rows, err := s.read.QueryContext(ctx, `SELECT `+group+`, count(*), sum(cost_usd), sum(duration),
 		sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_creation_tokens)
