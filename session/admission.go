@@ -41,7 +41,7 @@ const sparePatience = 10 * time.Second
 
 func newAdmission(limit int) *admission {
 	limit = max(1, limit)
-	q := &admission{limit: limit, begin: semaphore.NewWeighted(int64(limit)), owners: map[string]int{}, quiet: spareQuiet}
+	q := &admission{limit: limit, begin: semaphore.NewWeighted(int64(firstTurnWeight * limit)), owners: map[string]int{}, quiet: spareQuiet}
 	q.hush = time.AfterFunc(time.Hour, func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
@@ -140,17 +140,24 @@ type beginning struct {
 	end   func() // its turn is over
 }
 
+// firstTurnWeight is how many later turns may begin in place of an agent's first.
+const firstTurnWeight = 4
+
 // beginTurn waits until an agent that stands ready may be given its message, in
-// order of arrival: as many begin a turn at a time as may boot, since all at
-// once would each keep the others waiting.
+// order of arrival: as many begin their first turn at a time as may boot, since
+// all at once would each keep the others waiting.
 func (q *admission) beginTurn(ctx context.Context, first bool) (*beginning, error) {
-	if err := q.begin.Acquire(ctx, 1); err != nil {
+	weight := int64(1)
+	if first {
+		weight = firstTurnWeight
+	}
+	if err := q.begin.Acquire(ctx, weight); err != nil {
 		return nil, context.Cause(ctx)
 	}
 	q.mu.Lock()
 	q.turns++
 	q.mu.Unlock()
-	leave := sync.OnceFunc(func() { q.begin.Release(1) })
+	leave := sync.OnceFunc(func() { q.begin.Release(weight) })
 	patience := time.AfterFunc(turnPatience, leave)
 	end := sync.OnceFunc(func() {
 		patience.Stop()

@@ -113,7 +113,7 @@ func TestAdmissionOfWhoLeaves(t *testing.T) {
 // asked their models.
 func TestTurnsBeginAFewAtATime(t *testing.T) {
 	q := session.NewAdmission(1)
-	asked, end, err := q.BeginTurnAsking(t.Context())
+	asked, end, err := q.BeginTurnAsking(t.Context(), true)
 	if err != nil {
 		t.Fatal(err)
 	}

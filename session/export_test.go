@@ -75,13 +75,13 @@ func (q Admission) Enter(ctx context.Context, owner string) (func(), error) {
 func (q Admission) EnterSpare(ctx context.Context) (func(), error) { return q.enterSpare(ctx) }
 
 func (q Admission) BeginTurn(ctx context.Context) (end func(), err error) {
-	_, end, err = q.BeginTurnAsking(ctx)
+	_, end, err = q.BeginTurnAsking(ctx, true)
 	return end, err
 }
 
 // BeginTurnAsking is BeginTurn, with what the agent's having asked its model calls.
-func (q Admission) BeginTurnAsking(ctx context.Context) (asked, end func(), err error) {
-	b, err := q.beginTurn(ctx, false)
+func (q Admission) BeginTurnAsking(ctx context.Context, first bool) (asked, end func(), err error) {
+	b, err := q.beginTurn(ctx, first)
 	if err != nil {
 		return nil, nil, err
 	}
