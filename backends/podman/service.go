@@ -59,20 +59,21 @@ func (s *service) ensure(ctx context.Context) error {
 	if s.stopped {
 		return errClosed
 	}
-	if s.listens(ctx) {
-		return nil
-	}
-	if s.running == nil || s.running.ended() {
-		if err := s.start(); err != nil {
-			return fmt.Errorf("start podman system service: %w", err)
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, serviceStartTimeout)
 	defer cancel()
+	var fresh *process // what was started here
 	for !s.listens(ctx) {
+		if s.running == nil || s.running != fresh && s.running.ended() {
+			if err := s.start(); err != nil {
+				return fmt.Errorf("start podman system service: %w", err)
+			}
+			fresh = s.running
+		}
 		select {
 		case <-s.running.done:
-			return fmt.Errorf("podman system service has ended: %s; its words are in the log", s.running.cmd.ProcessState)
+			if s.running == fresh {
+				return fmt.Errorf("podman system service has ended: %s; its words are in the log", s.running.cmd.ProcessState)
+			}
 		case <-ctx.Done():
 			return fmt.Errorf("podman system service does not listen at %s: %w", s.socket, ctx.Err())
 		case <-time.After(20 * time.Millisecond):
