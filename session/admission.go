@@ -131,7 +131,7 @@ func (q *admission) taken() {
 // turnAsking beyond that, since it has still to do then.
 const (
 	turnPatience = 250 * time.Millisecond
-	turnAsking   = 40 * time.Millisecond
+	turnAsking   = 60 * time.Millisecond
 )
 
 // beginning is an agent that begins a turn.
