@@ -28,7 +28,6 @@ func (d driver) Open(l agent.Launch, stdin io.WriteCloser, stdout io.Reader) age
 		refused: make(chan struct{}),
 		ready:   make(chan struct{}),
 
-		rehearses: make(chan struct{}),
 		rehearsed: make(chan struct{}),
 	}
 	if l.Resume != "" {
@@ -52,12 +51,12 @@ type conversation struct {
 	closing chan struct{} // closed by Close: nothing more is to be said
 	written chan struct{} // closed when the writer has ended
 	ended   chan struct{} // closed at the output's end
-	began   chan struct{} // closed when the first turn begins
+	began   chan struct{} // closed when a rehearsal or the first turn begins
 	refused chan struct{} // closed when the CLI did not take prompt and schema
 	ready   chan struct{} // closed when the CLI has taken prompt and schema, or has ended
-	once    struct{ begin, close, refuse, ready, rehearse, rehearsed sync.Once }
+	once    struct{ begin, close, refuse, ready, rehearsed sync.Once }
 
-	rehearses, rehearsed chan struct{} // closed when Rehearse begins, and when the CLI has done with it
+	rehearsed chan struct{} // closed when the CLI has done with its rehearsal
 
 	restored totals // what a resumed conversation may be counted from
 
@@ -179,7 +178,6 @@ func (c *conversation) read(lines *lineReader) {
 		}
 		select {
 		case <-c.began:
-		case <-c.rehearses: // what comes of a rehearsal is nobody's
 		case <-c.closing:
 			continue
 		}
@@ -216,7 +214,7 @@ func (c *conversation) settle(m message) {
 // Rehearse implements agent.Conversation. A side question takes all the steps of
 // a turn, the model's call included, and is in no transcript.
 func (c *conversation) Rehearse(ctx context.Context) error {
-	c.once.rehearse.Do(func() { close(c.rehearses) })
+	c.begin() // what comes of it is nobody's, as between two turns
 	if err := c.send(ctx, sideQuestion()); err != nil {
 		return fmt.Errorf("rehearse: %w", err)
 	}
@@ -248,8 +246,11 @@ func (c *conversation) setTurn(t *turn) {
 	c.mu.Lock()
 	c.current = t
 	c.mu.Unlock()
-	c.once.begin.Do(func() { close(c.began) })
+	c.begin()
 }
+
+// begin has the reader wait for no turn any more.
+func (c *conversation) begin() { c.once.begin.Do(func() { close(c.began) }) }
 
 func (c *conversation) lose() {
 	c.mu.Lock()

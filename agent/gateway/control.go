@@ -12,10 +12,11 @@ import (
 // The control protocol is POST requests with a JSON object each, to the paths
 // below, over a unix socket in the state folder, and a stream for what is asked
 // about each task, which as requests would cost several times as much. A client
-// puts those questions as requests where a gateway has no stream. The version is in the names of
-// the files, so that a runner never speaks to a gateway of another kind. Each
-// question carries a key that is in a file beside the socket: a sandbox that runs
-// as the runner's user can be kept from reading files more easily than from sockets.
+// puts those questions as requests where a gateway has no stream. The version is
+// in the names of the files, so that a runner never speaks to a gateway of another
+// kind. Each question carries a key that is in a file beside the socket: a sandbox
+// that runs as the runner's user can be kept from reading files more easily than
+// from sockets.
 const (
 	controlName = "gateway.v1.sock"
 	lockName    = "gateway.v1.lock"

@@ -154,6 +154,21 @@ func (s *Store) Instance(ctx context.Context) (string, error) {
 // for that, and no more: database/sql throws a connection away in which a statement
 // was cancelled.
 func (s *Store) inTx(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
+	return s.writing(ctx, func(conn *sql.Conn) error {
+		ctx := context.WithoutCancel(ctx)
+		tx, err := conn.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		if err := do(ctx, tx); err != nil {
+			return errors.Join(err, rollback(tx))
+		}
+		return tx.Commit()
+	})
+}
+
+// writing gives the writing connection to do, which nobody else has meanwhile.
+func (s *Store) writing(ctx context.Context, do func(*sql.Conn) error) error {
 	if err := s.present(); err != nil {
 		return err
 	}
@@ -162,34 +177,20 @@ func (s *Store) inTx(ctx context.Context, do func(context.Context, *sql.Tx) erro
 		return err
 	}
 	defer conn.Close()
-	ctx = context.WithoutCancel(ctx)
-	tx, err := conn.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	if err := do(ctx, tx); err != nil {
-		return errors.Join(err, rollback(tx))
-	}
-	return tx.Commit()
+	return do(conn)
 }
 
 // inWriter is inTx with the writer's statements.
 func (s *Store) inWriter(ctx context.Context, do func(*writer) error) error {
-	if err := s.present(); err != nil {
-		return err
-	}
-	conn, err := s.write.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	return conn.Raw(func(c any) error {
-		if w := s.writer; w == nil || w.conn != c {
-			if s.writer, err = newWriter(c.(driver.Conn)); err != nil {
-				return err
+	return s.writing(ctx, func(conn *sql.Conn) error {
+		return conn.Raw(func(c any) (err error) {
+			if w := s.writer; w == nil || w.conn != c {
+				if s.writer, err = newWriter(c.(driver.Conn)); err != nil {
+					return err
+				}
 			}
-		}
-		return s.writer.inTx(func() error { return do(s.writer) })
+			return s.writer.inTx(func() error { return do(s.writer) })
+		})
 	})
 }
 
