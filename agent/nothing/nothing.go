@@ -42,7 +42,7 @@ func init() {
 	if len(os.Args) == 0 || os.Args[0][strings.LastIndexByte(os.Args[0], '/')+1:] != Name {
 		return
 	}
-	if err := newAgent(os.Args[1:]).run(os.Stdin, os.Stdout); err != nil {
+	if err := newAgent(os.Args[1:]).run(stream(0), stream(1)); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", Name, err)
 		syscall.Exit(1)
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/valyala/fasthttp"
 
 	"claude-runner/agent/scripted"
 	"claude-runner/backends"
@@ -35,6 +36,7 @@ type lab struct {
 	noCLI    string // says why
 	model    *benchModel
 	http     *http.Client
+	fast     fasthttp.Client // for many requests: see benchServer.post
 	servers  atomic.Int64
 	pipes    atomic.Int64
 	marks    atomic.Int64
@@ -43,6 +45,7 @@ type lab struct {
 // openLab makes the folder, and starts the model.
 func openLab(o benchOptions, progress io.Writer) (*lab, error) {
 	l := &lab{o: o, progress: progress, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}}
+	l.fast.MaxConnsPerHost = max(l.o.conversations, overheadSessions)
 	if o.dataDir != "" {
 		if err := os.MkdirAll(o.dataDir, 0o711); err != nil {
 			return nil, fmt.Errorf("--data-dir: %w", err)
@@ -70,6 +73,7 @@ func openLab(o benchOptions, progress io.Writer) (*lab, error) {
 // close ends the model and removes the folder. The servers have ended before.
 func (l *lab) close() error {
 	l.http.CloseIdleConnections()
+	l.fast.CloseIdleConnections()
 	return errors.Join(l.model.server.Close(), os.RemoveAll(l.dir), l.remains())
 }
 

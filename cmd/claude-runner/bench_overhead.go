@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"claude-runner/agent/nothing"
 	"claude-runner/backends/local"
@@ -19,7 +20,7 @@ type benchOverhead struct {
 }
 
 // overheadSessions is how many sessions the agents that do nothing have.
-const overheadSessions = 32
+var overheadSessions = func() int { n, _ := strconv.Atoi(os.Getenv("BN")); return max(n, 1) }()
 
 // overhead measures hot tasks of an agent that does nothing, as plain processes.
 func (l *lab) overhead(ctx context.Context) (_ *benchOverhead, err error) {

@@ -43,8 +43,12 @@ func start(o Options, env []string) (*agent, error) {
 	signal.Notify(signals, passedOn...)
 	a := &agent{reaps: becomeReaper(), calls: make(chan func())}
 	in, stdin := &input{agent: a}, 0
+	var from *pipe
 	if o.Control {
-		if stdin, in.to, err = newPipe(); err != nil {
+		if from, err = openPipe(0, "the helper's input"); err == nil {
+			stdin, in.to, err = newPipe()
+		}
+		if err != nil {
 			return nil, fmt.Errorf("make the agent's input: %w", err)
 		}
 		closeToOthers()
@@ -59,7 +63,7 @@ func start(o Options, env []string) (*agent, error) {
 	}
 	if o.Control {
 		_ = syscall.Close(stdin)
-		go in.carry(os.Stdin)
+		go in.carry(from)
 	}
 	go a.passOn(signals)
 	return a, nil

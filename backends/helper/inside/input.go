@@ -21,7 +21,7 @@ const maxCommand = 64
 // commands that are in it.
 type input struct {
 	agent   *agent
-	to      *os.File
+	to      *pipe
 	inLine  bool   // the next byte belongs to a line of the agent's
 	resting bool   // the agent may be at rest
 	command []byte // what has come of a command; empty: none has begun
@@ -31,7 +31,7 @@ type input struct {
 // carry runs to the end of from, or until the agent no longer reads. It closes
 // both: whoever writes to from then finds out as the agent's own input would
 // have told.
-func (in *input) carry(from *os.File) {
+func (in *input) carry(from *pipe) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
@@ -106,9 +106,9 @@ func (in *input) obey(command string) {
 	}
 }
 
-// newPipe makes a pipe whose reading end is for the agent. Both ends make who
-// uses them wait, and neither is inherited.
-func newPipe() (read int, write *os.File, err error) {
+// newPipe makes a pipe whose reading end is for the agent, which waits at it as
+// at any. Neither end is inherited.
+func newPipe() (read int, write *pipe, err error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	var fds [2]int
@@ -118,5 +118,6 @@ func newPipe() (read int, write *os.File, err error) {
 	for _, fd := range fds {
 		syscall.CloseOnExec(fd)
 	}
-	return fds[0], os.NewFile(uintptr(fds[1]), "the agent's input"), nil
+	write, err = openPipe(fds[1], "the agent's input")
+	return fds[0], write, err
 }
