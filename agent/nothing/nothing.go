@@ -26,6 +26,8 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"claude-runner/backends/helper/pipe"
 )
 
 // Name is the base name of the agent's program: a process that was started by
@@ -42,9 +44,21 @@ func init() {
 	if len(os.Args) == 0 || os.Args[0][strings.LastIndexByte(os.Args[0], '/')+1:] != Name {
 		return
 	}
-	if err := newAgent(os.Args[1:]).run(stream(0), stream(1)); err != nil {
+	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", Name, err)
 		syscall.Exit(1)
 	}
 	syscall.Exit(0) // at once: os.Exit waits a second under the race detector
+}
+
+func run(args []string) error {
+	in, err := pipe.Open(0, "stdin")
+	if err != nil {
+		return err
+	}
+	out, err := pipe.Open(1, "stdout")
+	if err != nil {
+		return err
+	}
+	return newAgent(args).run(in, out)
 }

@@ -7,6 +7,8 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"claude-runner/backends/helper/pipe"
 )
 
 // passedOn are the signals that are meant for the agent.
@@ -43,9 +45,9 @@ func start(o Options, env []string) (*agent, error) {
 	signal.Notify(signals, passedOn...)
 	a := &agent{reaps: becomeReaper(), calls: make(chan func())}
 	in, stdin := &input{agent: a}, 0
-	var from *pipe
+	var from *pipe.End
 	if o.Control {
-		if from, err = openPipe(0, "the helper's input"); err == nil {
+		if from, err = pipe.Open(0, "the helper's input"); err == nil {
 			stdin, in.to, err = newPipe()
 		}
 		if err != nil {

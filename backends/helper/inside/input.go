@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+
+	"claude-runner/backends/helper/pipe"
 )
 
 // Commands in the helper's standard input: see backends.ControlSweep, which this
@@ -21,7 +23,7 @@ const maxCommand = 64
 // commands that are in it.
 type input struct {
 	agent   *agent
-	to      *pipe
+	to      *pipe.End
 	inLine  bool   // the next byte belongs to a line of the agent's
 	resting bool   // the agent may be at rest
 	command []byte // what has come of a command; empty: none has begun
@@ -31,7 +33,7 @@ type input struct {
 // carry runs to the end of from, or until the agent no longer reads. It closes
 // both: whoever writes to from then finds out as the agent's own input would
 // have told.
-func (in *input) carry(from *pipe) {
+func (in *input) carry(from *pipe.End) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
@@ -108,7 +110,7 @@ func (in *input) obey(command string) {
 
 // newPipe makes a pipe whose reading end is for the agent, which waits at it as
 // at any. Neither end is inherited.
-func newPipe() (read int, write *pipe, err error) {
+func newPipe() (read int, write *pipe.End, err error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	var fds [2]int
@@ -118,6 +120,6 @@ func newPipe() (read int, write *pipe, err error) {
 	for _, fd := range fds {
 		syscall.CloseOnExec(fd)
 	}
-	write, err = openPipe(fds[1], "the agent's input")
+	write, err = pipe.Open(fds[1], "the agent's input")
 	return fds[0], write, err
 }

@@ -1,4 +1,6 @@
-package inside
+// Package pipe reads and writes pipes in processes that mostly wait. It has few
+// imports, for processes that start in a few milliseconds (see package inside).
+package pipe
 
 import (
 	"io"
@@ -7,28 +9,29 @@ import (
 	"unsafe"
 )
 
-// pipe is an end of a pipe at which this process waits. It tells Go of the waits,
-// and not of the calls between them, none of which takes long: Go looks after each
-// call that it is told of, and an idle process has to wake a thread for that, which
-// takes several times what the call does.
-type pipe struct {
+// End is an end of a pipe at which this process waits. It tells Go's scheduler of
+// the waits, and not of the calls between them, none of which takes long: of a call
+// that it is told of, it looks whether it takes long, and where the process was
+// idle, it wakes a thread for that, which takes several times what the call does.
+type End struct {
 	file *os.File
 	raw  syscall.RawConn
 }
 
-// openPipe takes over a file descriptor, which no longer blocks from now on,
-// whoever else has the same end.
-func openPipe(fd int, name string) (*pipe, error) {
+// Open takes over a file descriptor. From then on it does not block, whoever else
+// has the same end.
+func Open(fd int, name string) (*End, error) {
 	if err := syscall.SetNonblock(fd, true); err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	file := os.NewFile(uintptr(fd), name)
 	raw, err := file.SyscallConn()
-	return &pipe{file, raw}, err
+	return &End{file, raw}, err
 }
 
-func (p *pipe) Read(b []byte) (n int, err error) {
-	failed := p.raw.Read(func(fd uintptr) bool {
+// Read implements io.Reader.
+func (e *End) Read(b []byte) (n int, err error) {
+	failed := e.raw.Read(func(fd uintptr) bool {
 		n, err = call(syscall.SYS_READ, fd, b)
 		return err != syscall.EAGAIN
 	})
@@ -42,8 +45,8 @@ func (p *pipe) Read(b []byte) (n int, err error) {
 }
 
 // Write writes all of b, and waits for room.
-func (p *pipe) Write(b []byte) (n int, err error) {
-	failed := p.raw.Write(func(fd uintptr) bool {
+func (e *End) Write(b []byte) (n int, err error) {
+	failed := e.raw.Write(func(fd uintptr) bool {
 		for n < len(b) {
 			written := 0
 			if written, err = call(syscall.SYS_WRITE, fd, b[n:]); err != nil {
@@ -59,7 +62,8 @@ func (p *pipe) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-func (p *pipe) Close() error { return p.file.Close() }
+// Close ends the waits of others, too.
+func (e *End) Close() error { return e.file.Close() }
 
 // call reads or writes at once.
 func call(number, fd uintptr, b []byte) (int, error) {
