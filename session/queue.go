@@ -28,6 +28,10 @@ type job struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when the end is written, or the runner closes before its start
 	gone   chan struct{} // closed when nothing of its sandbox is left, or it stays for the next task
+
+	// Of a task that began at once, and for it alone.
+	record  *record  // what is to be written; nil once it is on its way
+	offered *process // its session's agent; nil once it is taken
 }
 
 // ended reports whether the task's end is written.

@@ -76,7 +76,7 @@ func (m *Manager) takeOver(l *live, j *job) {
 	answer, err := a.recover(j.ctx)
 	if errors.Is(err, errInterrupted) && a.again() {
 		a.told = 0
-		m.updating(j, func(t *Task) { t.State = TaskStarting })()
+		_ = a.updating(func(t *Task) { t.State = TaskStarting })() // TODO
 		answer, err = a.execute(j.ctx)
 	}
 	a.finish(answer, err)

@@ -35,6 +35,8 @@ type attempt struct {
 	waited      time.Duration // of that, for others to boot
 	step        int64         // events of proc's turn so far
 	exited      bool          // proc ended in its turn
+
+	unwritten error // why the task could not be written down, which had begun before
 }
 
 // cleanUpTimeout bounds what must be done after a task's own context has ended.
@@ -44,9 +46,15 @@ const cleanUpTimeout = 30 * time.Second
 func (m *Manager) run(l *live, j *job) {
 	a := &attempt{m: m, job: j, live: l, begun: time.Now()}
 	started := later(m.opts.Now(), j.task.CreatedAt)
-	m.updateSoon(j, func(t *Task) { t.State, t.StartedAt = TaskStarting, started },
-		Event{TaskID: j.task.ID, Agent: j.task.Agent, Event: agent.Event{Type: EventTaskStart}})
-	m.tell(func(o Observer) { o.TaskStarted(j.task) })
+	begin := func(t *Task) { t.State, t.StartedAt = TaskStarting, started }
+	event := Event{TaskID: j.task.ID, Agent: j.task.Agent, Event: agent.Event{Type: EventTaskStart}}
+	if r := j.record; r != nil {
+		m.change(j, begin)
+		r.events = append(r.events, event)
+	} else {
+		m.updateSoon(j, begin, event)
+		m.tell(func(o Observer) { o.TaskStarted(j.task) })
+	}
 	answer, err := a.execute(j.ctx)
 	a.finish(answer, err)
 }
@@ -54,6 +62,13 @@ func (m *Manager) run(l *live, j *job) {
 // finish writes the task's end and clears up behind it. A task that the runner
 // left while it ran has no end yet.
 func (a *attempt) finish(answer agent.Result, err error) {
+	if p := a.job.offered; p != nil { // the task did not come so far
+		a.m.stop(p)
+	}
+	if a.recorded() != nil {
+		a.abandon()
+		return
+	}
 	if errors.Is(err, agent.ErrDetached) {
 		return
 	}
@@ -125,8 +140,7 @@ func (a *attempt) turn(ctx context.Context, resume string) (agent.Result, error)
 	if p.lease != nil {
 		err = a.letOut(ctx, p.lease)
 	}
-	written()
-	if err != nil {
+	if err := errors.Join(written(), err); err != nil {
 		return agent.Result{}, err
 	}
 	beginning, err := a.m.admission.beginTurn(ctx, a.temperature == StartWarm)
@@ -146,6 +160,9 @@ func (a *attempt) turn(ctx context.Context, resume string) (agent.Result, error)
 // coldTurn gives the message to an agent that is started for it.
 func (a *attempt) coldTurn(ctx context.Context, resume string) (agent.Result, error) {
 	a.temperature = StartCold
+	if err := a.recorded(); err != nil {
+		return agent.Result{}, err
+	}
 	booted, err := a.admitted(ctx)
 	if err != nil {
 		return agent.Result{}, err
@@ -159,7 +176,9 @@ func (a *attempt) coldTurn(ctx context.Context, resume string) (agent.Result, er
 	}
 	a.result.Warnings = append(a.result.Warnings, p.warnings...)
 	a.proc = p
-	a.hasProcess(resume)()
+	if err := a.hasProcess(resume)(); err != nil {
+		return agent.Result{}, err
+	}
 	return a.converse(ctx, agent.Turn{}, booted)
 }
 
@@ -198,9 +217,9 @@ func (a *attempt) pulling(p backends.PullProgress) {
 
 // hasProcess writes down where the task runs. Its agent is not to have the message
 // before that is written, which written waits for.
-func (a *attempt) hasProcess(resume string) (written func()) {
+func (a *attempt) hasProcess(resume string) (written func() error) {
 	a.result.Resumed = resume != ""
-	return a.m.updating(a.job, func(t *Task) {
+	return a.updating(func(t *Task) {
 		t.State, t.Backend, t.Sandbox, t.TurnFrom = TaskRunning, a.proc.backend, a.proc.sandbox.Handle().Name, a.proc.conv.Offset()
 	})
 }
@@ -208,7 +227,9 @@ func (a *attempt) hasProcess(resume string) (written func()) {
 // awaitAgent and hasAgent tell observers how long the task waits for its agent.
 func (a *attempt) awaitAgent(t Temperature) {
 	a.temperature, a.starting = t, time.Now()
-	a.m.tell(func(o Observer) { o.AgentStarting(a.job.task) })
+	if a.job.record == nil { // else it is told when the task is written down
+		a.m.tell(func(o Observer) { o.AgentStarting(a.job.task) })
+	}
 }
 
 func (a *attempt) hasAgent() {
@@ -383,11 +404,19 @@ func (m *Manager) emit(sessionID string, e Event) {
 }
 
 // updating changes a task that has not ended, in memory and in the store, whose
-// part written waits for.
-func (m *Manager) updating(j *job, change func(*Task)) (written func()) {
+// part written waits for. It fails where a task can not be written down that has
+// begun before.
+func (m *Manager) updating(j *job, change func(*Task)) (written func() error) {
 	t := m.change(j, change)
+	if r := j.record; r != nil {
+		j.record = nil
+		return m.write(t, r)
+	}
 	wait := m.events.Begin(t.SessionID, Change{Update: &t}, false)
-	return func() { m.changed(t, wait(), nil) }
+	return func() error {
+		m.changed(t, wait(), nil)
+		return nil
+	}
 }
 
 // updateSoon is updating for what a crash may forget: nobody waits until the store

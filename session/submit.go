@@ -78,22 +78,21 @@ func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
 	if err != nil {
 		return Task{}, err
 	}
-	creation, event := Change{Create: &Creation{Session: sess, Task: j.task, Key: s.key(j.task)}}, j.queuedEvent()
-	creation.Audit = s.audited(j.task, auditTaken)
-	if err := m.events.Write(s.SessionID, creation, true, event); err != nil {
+	task, r := j.task, newRecord(s, sess, j)
+	if m.beginAtOnce(l, j, r) {
+		err = <-r.written
+	} else if err = m.write(task, r)(); err == nil {
+		m.admit(j)
+	} else {
 		m.withdraw(j)
-		if errors.Is(err, ErrKeyTaken) { // by another session, a moment ago
-			task, _, err := m.known(ctx, s)
-			return m.again(ctx, s, task, err)
-		}
+	}
+	if errors.Is(err, ErrKeyTaken) { // by another session, a moment ago
+		task, _, err := m.known(ctx, s)
+		return m.again(ctx, s, task, err)
+	}
+	if err != nil {
 		return Task{}, storageError("write task", err)
 	}
-	task := j.task
-	m.tell(func(o Observer) {
-		o.TaskAdmitted(task, Arrival{TraceParent: s.TraceParent})
-		o.Event(task, event)
-	})
-	m.admit(j)
 	return task, nil
 }
 

@@ -5,9 +5,12 @@ import "context"
 // take returns an agent that stands ready for the task, or nil where one must be
 // started: the one that the session has, or one of the profile's warm agents.
 func (a *attempt) take(ctx context.Context, resume string) (*process, error) {
-	p, err := a.m.takeHot(ctx, a.live)
-	if err != nil {
-		return nil, err
+	p := a.job.offered
+	if a.job.offered = nil; p == nil {
+		var err error
+		if p, err = a.m.takeHot(ctx, a.live); err != nil {
+			return nil, err
+		}
 	}
 	if p != nil {
 		a.temperature = StartHot

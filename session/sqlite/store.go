@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/pressly/goose/v3"
@@ -37,6 +39,10 @@ type Store struct {
 
 	writer *writer // of write's connection; only who holds that uses it
 	statements
+
+	checkpointer *sql.DB
+	checkpoints  *time.Timer
+	due          atomic.Bool // checkpoints is running
 
 	closing sync.Once
 }
@@ -65,6 +71,12 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), write.Close())
 	}
 	s.read.SetMaxOpenConns(max(4, runtime.NumCPU()))
+	if s.checkpointer, err = sql.Open("sqlite", dsn(path, "deferred")); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), s.read.Close(), write.Close())
+	}
+	s.checkpointer.SetMaxOpenConns(1)
+	s.checkpoints = time.AfterFunc(time.Hour, s.checkpoint)
+	s.checkpoints.Stop()
 	err = s.inWriter(ctx, func(*writer) error { return nil })
 	if err = errors.Join(err, s.prepare(ctx)); err != nil {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), s.Close())
@@ -91,7 +103,7 @@ func dsn(path, transactions string) string {
 	u := url.URL{Scheme: "file", Opaque: url.PathEscape(path)}
 	q := url.Values{"_txlock": {transactions}, "_pragma": {
 		"busy_timeout(3000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)",
-		"wal_autocheckpoint(4000)", // pages, which is 16 MB: of a page that is written often, once is enough
+		"wal_autocheckpoint(0)", // see checkpoint
 	}}
 	u.RawQuery = q.Encode()
 	return u.String()
@@ -134,7 +146,10 @@ func advice(err error) string {
 
 // Close closes the file. A second time it does nothing.
 func (s *Store) Close() (err error) {
-	s.closing.Do(func() { err = errors.Join(s.read.Close(), s.closeWriter(), s.write.Close()) })
+	s.closing.Do(func() {
+		s.checkpoints.Stop()
+		err = errors.Join(s.checkpointer.Close(), s.read.Close(), s.closeWriter(), s.write.Close())
+	})
 	return err
 }
 
@@ -163,6 +178,7 @@ func (s *Store) inTx(ctx context.Context, do func(context.Context, *sql.Tx) erro
 		if err := do(ctx, tx); err != nil {
 			return errors.Join(err, rollback(tx))
 		}
+		defer s.wrote()
 		return tx.Commit()
 	})
 }
@@ -189,6 +205,7 @@ func (s *Store) inWriter(ctx context.Context, do func(*writer) error) error {
 					return err
 				}
 			}
+			defer s.wrote()
 			return s.writer.inTx(func() error { return do(s.writer) })
 		})
 	})
