@@ -47,7 +47,7 @@ const (
 	// crowdTime later, for more to come: a transaction costs more than most of what
 	// is in it.
 	crowd     = 3
-	crowdTime = time.Millisecond
+	crowdTime = 500 * time.Microsecond
 )
 
 // stream is what is in memory of one session that is being read.

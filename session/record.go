@@ -40,17 +40,19 @@ func (m *Manager) beginAtOnce(l *live, j *job, r *record) bool {
 	return true
 }
 
-// write hands the record to the store, with the task as it is now.
+// write hands the record to the store, with the task as it is now. Observers get
+// to know it as it was submitted.
 func (m *Manager) write(t Task, r *record) (written func() error) {
+	submitted := r.change.Create.Task
 	r.change.Create.Task = t
 	wait := m.events.Begin(t.SessionID, r.change, true, r.events...)
 	return func() error {
 		err := wait()
 		if err == nil {
 			m.tell(func(o Observer) {
-				o.TaskAdmitted(t, r.arrival)
+				o.TaskAdmitted(submitted, r.arrival)
 				for _, e := range r.events {
-					o.Event(t, e)
+					o.Event(submitted, e)
 				}
 			})
 		}
@@ -70,16 +72,16 @@ func (a *attempt) recorded() error {
 // updating is Manager.updating, by which a task that has begun before it was
 // written down is.
 func (a *attempt) updating(change func(*Task)) (written func() error) {
-	isNew := a.job.record != nil
+	isNew, begun := a.job.record != nil, a.job.task
 	wait := a.m.updating(a.job, change)
 	return func() error {
 		if a.unwritten = wait(); a.unwritten != nil || !isNew {
 			return a.unwritten
 		}
 		a.m.tell(func(o Observer) {
-			o.TaskStarted(a.job.task)
+			o.TaskStarted(begun)
 			if !a.starting.IsZero() {
-				o.AgentStarting(a.job.task)
+				o.AgentStarting(begun)
 			}
 		})
 		return nil

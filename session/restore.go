@@ -76,8 +76,9 @@ func (m *Manager) takeOver(l *live, j *job) {
 	answer, err := a.recover(j.ctx)
 	if errors.Is(err, errInterrupted) && a.again() {
 		a.told = 0
-		_ = a.updating(func(t *Task) { t.State = TaskStarting })() // TODO
-		answer, err = a.execute(j.ctx)
+		if err = a.updating(func(t *Task) { t.State = TaskStarting })(); err == nil {
+			answer, err = a.execute(j.ctx)
+		}
 	}
 	a.finish(answer, err)
 }

@@ -14,7 +14,7 @@ const (
 	maxBatch = 256                    // calls that go in one message
 	maxKept  = 4096                   // calls that nobody waits for, while there is no daemon
 	calmTime = 100 * time.Millisecond // that a call may lie which nobody waits for
-	sendGap  = 2 * time.Millisecond   // from a message to the next: under load, many go in one
+	sendGap  = time.Millisecond       // from a message to the next: under load, many go in one
 	maxEach  = 8                      // questions at a time to a daemon that has no stream
 )
 

@@ -44,7 +44,11 @@ func init() {
 	if len(os.Args) == 0 || os.Args[0][strings.LastIndexByte(os.Args[0], '/')+1:] != Name {
 		return
 	}
-	if err := run(os.Args[1:]); err != nil {
+	// This goroutine is tied to its thread, which costs another a switch of threads
+	// for each message.
+	ended := make(chan error)
+	go func() { ended <- run(os.Args[1:]) }()
+	if err := <-ended; err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", Name, err)
 		syscall.Exit(1)
 	}

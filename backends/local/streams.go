@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"claude-runner/backends"
+	"claude-runner/backends/helper/pipe"
 )
 
 // window is how many bytes the main process may write to its standard output
@@ -21,7 +22,7 @@ const lastWords = 5 * time.Second
 // runners read.
 type stdoutLog struct {
 	path       string
-	file, pipe *os.File
+	file, pipe *pipe.End
 	err        error         // set before copy returns: some of the output is lost
 	failed     chan struct{} // closed then
 
@@ -40,10 +41,17 @@ func newStdoutLog(f folder) *stdoutLog {
 // open opens the file, which the runner has made, and returns the end of the
 // pipe that is the main process's.
 func (s *stdoutLog) open() (write *os.File, err error) {
-	if s.file, err = os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND, 0); err != nil {
+	file, err := os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
 		return nil, err
 	}
-	s.pipe, write, err = os.Pipe()
+	if s.file, err = pipe.Of(file); err != nil {
+		return nil, err
+	}
+	read, write, err := os.Pipe()
+	if err == nil {
+		s.pipe, err = pipe.Of(read)
+	}
 	return write, err
 }
 

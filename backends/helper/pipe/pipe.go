@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -24,7 +25,13 @@ func Open(fd int, name string) (*End, error) {
 	if err := syscall.SetNonblock(fd, true); err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	file := os.NewFile(uintptr(fd), name)
+	return Of(os.NewFile(uintptr(fd), name))
+}
+
+// Of takes over a file that does not block, as the ends of os.Pipe, or a regular
+// one: what is written to that waits for the disk only where the disk is far
+// behind.
+func Of(file *os.File) (*End, error) {
 	raw, err := file.SyscallConn()
 	return &End{file, raw}, err
 }
@@ -61,6 +68,9 @@ func (e *End) Write(b []byte) (n int, err error) {
 	}
 	return n, err
 }
+
+// SetReadDeadline has reads that wait then fail.
+func (e *End) SetReadDeadline(t time.Time) error { return e.file.SetReadDeadline(t) }
 
 // Close ends the waits of others, too.
 func (e *End) Close() error { return e.file.Close() }
