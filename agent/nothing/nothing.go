@@ -27,7 +27,7 @@ import (
 	"strings"
 	"syscall"
 
-	"claude-runner/backends/helper/pipe"
+	"claude-runner/backends/pipe"
 )
 
 // Name is the base name of the agent's program: a process that was started by

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"claude-runner/backends"
-	"claude-runner/backends/helper/pipe"
+	"claude-runner/backends/pipe"
 )
 
 // window is how many bytes the main process may write to its standard output

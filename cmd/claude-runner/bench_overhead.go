@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"claude-runner/agent/nothing"
 	"claude-runner/backends/local"
@@ -19,8 +18,9 @@ type benchOverhead struct {
 	TasksPerSecond float64 `json:"tasks_per_second"`
 }
 
-// overheadSessions is how many sessions the agents that do nothing have.
-var overheadSessions = func() int { n, _ := strconv.Atoi(os.Getenv("BN")); return max(n, 1) }()
+// overheadSessions is how many sessions the agents that do nothing have: as many as
+// keep two cores busy, and no more, for each more waits for the others.
+const overheadSessions = 12
 
 // overhead measures hot tasks of an agent that does nothing, as plain processes.
 func (l *lab) overhead(ctx context.Context) (_ *benchOverhead, err error) {

@@ -34,6 +34,8 @@ func (s *Store) wrote() {
 // checkpoint copies what is in the write-ahead log while others write. Whatever
 // fails is tried again behind the next write, and when the file is closed.
 func (s *Store) checkpoint() {
+	s.copying.Lock()
+	defer s.copying.Unlock()
 	s.due.Store(false)
 	ctx, cancel := context.WithTimeout(context.Background(), checkpointTimeout)
 	defer cancel()

@@ -43,6 +43,7 @@ type Store struct {
 	checkpointer *sql.DB
 	checkpoints  *time.Timer
 	due          atomic.Bool // checkpoints is running
+	copying      sync.Mutex  // held by checkpoint
 
 	closing sync.Once
 }
@@ -148,6 +149,8 @@ func advice(err error) string {
 func (s *Store) Close() (err error) {
 	s.closing.Do(func() {
 		s.checkpoints.Stop()
+		s.copying.Lock()
+		defer s.copying.Unlock()
 		err = errors.Join(s.checkpointer.Close(), s.read.Close(), s.closeWriter(), s.write.Close())
 	})
 	return err

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"syscall"
 
-	"claude-runner/backends/helper/pipe"
+	"claude-runner/backends/pipe"
 )
 
 // passedOn are the signals that are meant for the agent.

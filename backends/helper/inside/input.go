@@ -6,7 +6,7 @@ import (
 	"os"
 	"syscall"
 
-	"claude-runner/backends/helper/pipe"
+	"claude-runner/backends/pipe"
 )
 
 // Commands in the helper's standard input: see backends.ControlSweep, which this

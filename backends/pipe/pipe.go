@@ -3,6 +3,7 @@
 package pipe
 
 import (
+	"errors"
 	"io"
 	"os"
 	"syscall"
@@ -40,7 +41,7 @@ func Of(file *os.File) (*End, error) {
 func (e *End) Read(b []byte) (n int, err error) {
 	failed := e.raw.Read(func(fd uintptr) bool {
 		n, err = call(syscall.SYS_READ, fd, b)
-		return err != syscall.EAGAIN
+		return !errors.Is(err, syscall.EAGAIN)
 	})
 	switch {
 	case failed != nil:
@@ -57,7 +58,7 @@ func (e *End) Write(b []byte) (n int, err error) {
 		for n < len(b) {
 			written := 0
 			if written, err = call(syscall.SYS_WRITE, fd, b[n:]); err != nil {
-				return err != syscall.EAGAIN
+				return !errors.Is(err, syscall.EAGAIN)
 			}
 			n += written
 		}
