@@ -62,10 +62,11 @@ func (m *Manager) run(l *live, j *job) {
 // finish writes the task's end and clears up behind it. A task that the runner
 // left while it ran has no end yet.
 func (a *attempt) finish(answer agent.Result, err error) {
+	unwritten := a.recorded()
 	if p := a.job.offered; p != nil { // the task did not come so far
 		a.m.stop(p)
 	}
-	if a.recorded() != nil {
+	if unwritten != nil {
 		a.abandon()
 		return
 	}

@@ -20,6 +20,10 @@ func (a *attempt) take(ctx context.Context, resume string) (*process, error) {
 		if a.fits(p, resume) && a.movesIn(p) {
 			return p, nil
 		}
+		if err := a.recorded(); err != nil {
+			a.proc = p // which stays
+			return nil, err
+		}
 		a.m.stop(p)
 	}
 	if resume != "" || a.session.Turns > 0 {

@@ -137,9 +137,12 @@ var serverReady = regexp.MustCompile(`is ready.* url=(http://\S+)`)
 func (s *benchServer) readLog(r io.Reader, ready chan<- string) {
 	defer close(s.read)
 	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		if m := serverReady.FindStringSubmatch(lines.Text()); m != nil {
-			ready <- m[1]
+	for told := false; lines.Scan(); {
+		if !told {
+			if m := serverReady.FindStringSubmatch(lines.Text()); m != nil {
+				ready <- m[1]
+				told = true
+			}
 		}
 		s.log.add(lines.Text())
 	}
