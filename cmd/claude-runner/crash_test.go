@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -29,6 +29,7 @@ import (
 	"claude-runner/agent/scripted"
 	"claude-runner/api/apitest"
 	"claude-runner/backends/backendtest"
+	"claude-runner/session/sqlite"
 )
 
 // asServer makes the test's binary the program itself: its value is the
@@ -556,13 +557,21 @@ func (c *crash) checkRemains() {
 			c.t.Errorf("processes are left: %q", left)
 		}
 	}
-	cfg := loadConfig(c.t, c.config, nil)
-	a, err := openApp(c.t.Context(), cfg, newLogger(cfg, io.Discard))
+	// Without a runner, which would boot an agent ahead.
+	store, err := sqlite.Open(c.t.Context(), filepath.Join(c.dir, "runner.db"))
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	defer a.Close(c.t.Context())
-	b, _ := a.backends.Backend("it")
+	instance, err := store.Instance(c.t.Context())
+	if err := errors.Join(err, store.Close()); err != nil {
+		c.t.Fatal(err)
+	}
+	registry, err := openBackends(loadConfig(c.t, c.config, nil), instance, slog.New(slog.DiscardHandler))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer registry.Close()
+	b, _ := registry.Backend("it")
 	if handles, err := b.List(c.t.Context()); err != nil || len(handles) > 0 {
 		c.t.Errorf("sandboxes are left: %+v, %v", handles, err)
 	}
