@@ -79,7 +79,8 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	s.checkpoints = time.AfterFunc(time.Hour, s.checkpoint)
 	s.checkpoints.Stop()
 	err = s.inWriter(ctx, func(*writer) error { return nil })
-	if err = errors.Join(err, s.prepare(ctx)); err != nil {
+	// Now, and not when there is something to copy: another file may be in its place then.
+	if err = errors.Join(err, s.prepare(ctx), s.checkpointer.PingContext(ctx)); err != nil {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), s.Close())
 	}
 	return s, nil
