@@ -187,12 +187,7 @@ func (b *boot) startOn(ctx context.Context, on backends.Backend) (*process, erro
 // inSandbox starts the sandbox and opens its way out. Where either fails, there
 // is neither.
 func (b *boot) inSandbox(ctx context.Context, on backends.Backend, spec backends.Spec, way *lease) (backends.Sandbox, error) {
-	opened := make(chan error, 1)
-	if way == nil {
-		opened <- nil
-	} else {
-		go func() { opened <- b.letOut(ctx, way) }()
-	}
+	opened := opening(ctx, way, b.letOut)
 	sandbox, err := on.Start(ctx, spec)
 	notOpened := <-opened
 	if err == nil && notOpened == nil {

@@ -108,6 +108,17 @@ func (a *attempt) letOut(ctx context.Context, l *lease) error {
 	return err
 }
 
+// opening opens a sandbox's way out, if it has one, beside what its caller does.
+func opening(ctx context.Context, l *lease, open func(context.Context, *lease) error) <-chan error {
+	opened := make(chan error, 1)
+	if l == nil {
+		opened <- nil
+	} else {
+		go func() { opened <- open(ctx, l) }()
+	}
+	return opened
+}
+
 // letRehearse opens the lease of an agent that has no task yet: it leads nowhere.
 func (m *Manager) letRehearse(ctx context.Context, l *lease) error {
 	err := m.opts.Gateway.Open(ctx, agent.Lease{ID: l.id, Socket: l.socket.Host, Owner: l.owner, Token: m.leaseToken(l.id), Rehearsal: true})

@@ -63,20 +63,19 @@ func (m *Manager) write(t Task, r *record) (written func() error) {
 
 // recorded writes the task down, if that is yet to be done.
 func (a *attempt) recorded() error {
-	if a.job.record == nil {
-		return a.unwritten
+	if a.job.record != nil {
+		a.updating(func(*Task) {})()
 	}
-	return a.updating(func(*Task) {})()
+	return a.unwritten
 }
 
-// updating is Manager.updating, by which a task that has begun before it was
-// written down is.
-func (a *attempt) updating(change func(*Task)) (written func() error) {
-	isNew, begun := a.job.record != nil, a.job.task
-	wait := a.m.updating(a.job, change)
-	return func() error {
-		if a.unwritten = wait(); a.unwritten != nil || !isNew {
-			return a.unwritten
+// begins is updating for a task that is yet to be written down.
+func (a *attempt) begins(t Task, begun Task) (written func()) {
+	wait := a.m.write(t, a.job.record)
+	a.job.record = nil
+	return func() {
+		if a.unwritten = wait(); a.unwritten != nil {
+			return
 		}
 		a.m.tell(func(o Observer) {
 			o.TaskStarted(begun)
@@ -84,7 +83,6 @@ func (a *attempt) updating(change func(*Task)) (written func() error) {
 				o.AgentStarting(begun)
 			}
 		})
-		return nil
 	}
 }
 

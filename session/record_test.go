@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"claude-runner/agent"
+	"claude-runner/backends"
 	"claude-runner/session"
 )
 
@@ -158,5 +159,50 @@ func TestWaitingAgentHoldsLimits(t *testing.T) {
 	w.wait(held)
 	if got := w.wait(second).Result.Text; got != "b" {
 		t.Errorf("it says %q", got)
+	}
+}
+
+// hanging is a gateway that opens nothing until it may.
+type hanging struct {
+	agent.Gateway
+	may chan struct{}
+}
+
+func (h *hanging) Open(ctx context.Context, _ agent.Lease) error {
+	select {
+	case <-h.may:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (*hanging) Close(context.Context, string) error { return nil }
+func (*hanging) Totals(context.Context, string) (agent.Totals, error) {
+	return agent.Totals{}, nil
+}
+func (*hanging) Forget(context.Context, string) error { return nil }
+func (*hanging) Leases(context.Context) ([]agent.OpenLease, error) {
+	return nil, nil
+}
+
+// Who submits a task waits for the store, and not for the gateway.
+func TestSubmitDoesNotWaitForTheGateway(t *testing.T) {
+	h := &hanging{may: make(chan struct{})}
+	w, store, _ := hotWorld(t, func(o *session.Options, _ *agent.Profile) {
+		o.Gateway, o.Helper = h, func(_ backends.Capabilities, task session.HelperTask) ([]string, []backends.Mount, error) {
+			return task.Argv, nil, nil
+		}
+	})
+	go func() { h.may <- struct{}{} }()
+	w.runHot("s", ":")
+	store.fail(nil)
+	task := w.submit("s", ":")
+	if diff := cmp.Diff([]string{"create running"}, store.fail(nil)); diff != "" {
+		t.Errorf("written (-want +got):\n%s", diff)
+	}
+	h.may <- struct{}{}
+	if got := w.wait(task); got.State != session.TaskSucceeded {
+		t.Errorf("it %s: %+v", got.State, got.Result.Error)
 	}
 }

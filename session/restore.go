@@ -76,9 +76,8 @@ func (m *Manager) takeOver(l *live, j *job) {
 	answer, err := a.recover(j.ctx)
 	if errors.Is(err, errInterrupted) && a.again() {
 		a.told = 0
-		if err = a.updating(func(t *Task) { t.State = TaskStarting })(); err == nil {
-			answer, err = a.execute(j.ctx)
-		}
+		a.updating(func(t *Task) { t.State = TaskStarting })()
+		answer, err = a.execute(j.ctx)
 	}
 	a.finish(answer, err)
 }

@@ -138,10 +138,9 @@ func (a *attempt) turn(ctx context.Context, resume string) (agent.Result, error)
 	}
 	a.takeOn(p)
 	written := a.hasProcess(resume)
-	if p.lease != nil {
-		err = a.letOut(ctx, p.lease)
-	}
-	if err := errors.Join(written(), err); err != nil {
+	opened := opening(ctx, p.lease, a.letOut)
+	written() // first: who has submitted the task waits for that, and not for the gateway
+	if err := errors.Join(<-opened, a.unwritten); err != nil {
 		return agent.Result{}, err
 	}
 	beginning, err := a.m.admission.beginTurn(ctx, a.temperature == StartWarm)
@@ -177,9 +176,7 @@ func (a *attempt) coldTurn(ctx context.Context, resume string) (agent.Result, er
 	}
 	a.result.Warnings = append(a.result.Warnings, p.warnings...)
 	a.proc = p
-	if err := a.hasProcess(resume)(); err != nil {
-		return agent.Result{}, err
-	}
+	a.hasProcess(resume)()
 	return a.converse(ctx, agent.Turn{}, booted)
 }
 
@@ -218,7 +215,7 @@ func (a *attempt) pulling(p backends.PullProgress) {
 
 // hasProcess writes down where the task runs. Its agent is not to have the message
 // before that is written, which written waits for.
-func (a *attempt) hasProcess(resume string) (written func() error) {
+func (a *attempt) hasProcess(resume string) (written func()) {
 	a.result.Resumed = resume != ""
 	return a.updating(func(t *Task) {
 		t.State, t.Backend, t.Sandbox, t.TurnFrom = TaskRunning, a.proc.backend, a.proc.sandbox.Handle().Name, a.proc.conv.Offset()
@@ -405,19 +402,16 @@ func (m *Manager) emit(sessionID string, e Event) {
 }
 
 // updating changes a task that has not ended, in memory and in the store, whose
-// part written waits for. It fails where a task can not be written down that has
-// begun before.
-func (m *Manager) updating(j *job, change func(*Task)) (written func() error) {
-	t := m.change(j, change)
-	if r := j.record; r != nil {
-		j.record = nil
-		return m.write(t, r)
+// part written waits for. One that has begun before it was written down is written
+// so; where it can not be, unwritten says why.
+func (a *attempt) updating(change func(*Task)) (written func()) {
+	begun := a.job.task
+	t := a.m.change(a.job, change)
+	if a.job.record != nil {
+		return a.begins(t, begun)
 	}
-	wait := m.events.Begin(t.SessionID, Change{Update: &t}, false)
-	return func() error {
-		m.changed(t, wait(), nil)
-		return nil
-	}
+	wait := a.m.events.Begin(t.SessionID, Change{Update: &t}, false)
+	return func() { a.m.changed(t, wait(), nil) }
 }
 
 // updateSoon is updating for what a crash may forget: nobody waits until the store
