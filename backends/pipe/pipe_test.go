@@ -57,7 +57,9 @@ func TestNobodyReads(t *testing.T) {
 		_, err := write.Write(make([]byte, 1<<20))
 		written <- err
 	}()
-	time.Sleep(10 * time.Millisecond)
+	if _, err := read.Read(make([]byte, 1)); err != nil { // it has begun
+		t.Error(err)
+	}
 	read.Close()
 	if err := <-written; !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("write: %v", err)
