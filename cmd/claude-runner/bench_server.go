@@ -174,15 +174,7 @@ func (s *benchServer) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	store, err := sqlite.Open(ctx, filepath.Join(s.dir, "runner.db"))
-	if err != nil {
-		return err
-	}
-	instance, err := store.Instance(ctx)
-	if err := errors.Join(err, store.Close()); err != nil {
-		return err
-	}
-	registry, err := openBackends(cfg, instance, slog.New(slog.DiscardHandler))
+	registry, err := openBackendsAlone(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -205,6 +197,19 @@ func (s *benchServer) sweep(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// openBackendsAlone opens the backends of a runner that has ended, without another,
+// which would boot agents ahead.
+func openBackendsAlone(ctx context.Context, cfg *config.Config) (registry *backends.Registry, err error) {
+	err = withStore(ctx, cfg, func(store *sqlite.Store) error {
+		instance, err := store.Instance(ctx)
+		if err == nil {
+			registry, err = openBackends(cfg, instance, slog.New(slog.DiscardHandler))
+		}
+		return err
+	})
+	return registry, err
 }
 
 func (s *benchServer) load() (*config.Config, error) {

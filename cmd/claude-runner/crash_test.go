@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -30,7 +29,6 @@ import (
 	"claude-runner/agent/scripted"
 	"claude-runner/api/apitest"
 	"claude-runner/backends/backendtest"
-	"claude-runner/session/sqlite"
 )
 
 // asServer makes the test's binary the program itself: its value is the
@@ -558,16 +556,7 @@ func (c *crash) checkRemains() {
 			c.t.Errorf("processes are left: %q", left)
 		}
 	}
-	// Without a runner, which would boot an agent ahead.
-	store, err := sqlite.Open(c.t.Context(), filepath.Join(c.dir, "runner.db"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	instance, err := store.Instance(c.t.Context())
-	if err := errors.Join(err, store.Close()); err != nil {
-		c.t.Fatal(err)
-	}
-	registry, err := openBackends(loadConfig(c.t, c.config, nil), instance, slog.New(slog.DiscardHandler))
+	registry, err := openBackendsAlone(c.t.Context(), loadConfig(c.t, c.config, nil))
 	if err != nil {
 		c.t.Fatal(err)
 	}
