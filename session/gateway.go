@@ -90,18 +90,22 @@ func (a *attempt) letOutAgain(ctx context.Context, c backends.Capabilities, name
 	return l, a.letOut(ctx, l)
 }
 
+// shut is the lease as the gateway is told of it, which lets nothing through yet.
+func (m *Manager) shut(l *lease) agent.Lease {
+	return agent.Lease{ID: l.id, Socket: l.socket.Host, Owner: l.owner, Token: m.leaseToken(l.id)}
+}
+
 // letOut opens the lease for this task. A budget that is spent already refuses.
 func (a *attempt) letOut(ctx context.Context, l *lease) error {
 	budgets, err := a.budgets(ctx)
 	if err != nil {
 		return err
 	}
-	p := a.profile
-	err = a.m.opts.Gateway.Open(ctx, agent.Lease{
-		ID: l.id, Session: a.job.task.SessionID, Socket: l.socket.Host, Owner: l.owner, Token: a.m.leaseToken(l.id),
-		Upstreams: a.upstreams, Models: append([]string{p.Model}, p.Models...), Prices: a.m.opts.Prices,
-		Meter: a.job.task.ID, Budgets: budgets, Network: p.Network, Egress: p.Egress,
-	})
+	task, profile, open := a.job.task, a.profile, a.m.shut(l)
+	open.Session, open.Meter, open.Budgets = task.SessionID, task.ID, budgets
+	open.Upstreams, open.Models, open.Prices = a.upstreams, append([]string{profile.Model}, profile.Models...), a.m.opts.Prices
+	open.Network, open.Egress = profile.Network, profile.Egress
+	err = a.m.opts.Gateway.Open(ctx, open)
 	if err != nil && ctx.Err() == nil {
 		return &Error{Code: CodeNetwork, Message: "the gateway does not let the sandbox out: " + err.Error(), Err: err}
 	}
@@ -121,7 +125,9 @@ func opening(ctx context.Context, l *lease, open func(context.Context, *lease) e
 
 // letRehearse opens the lease of an agent that has no task yet: it leads nowhere.
 func (m *Manager) letRehearse(ctx context.Context, l *lease) error {
-	err := m.opts.Gateway.Open(ctx, agent.Lease{ID: l.id, Socket: l.socket.Host, Owner: l.owner, Token: m.leaseToken(l.id), Rehearsal: true})
+	open := m.shut(l)
+	open.Rehearsal = true
+	err := m.opts.Gateway.Open(ctx, open)
 	if err != nil {
 		return fmt.Errorf("open the gateway to an agent without a task: %w", err)
 	}

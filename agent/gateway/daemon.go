@@ -24,8 +24,9 @@ import (
 	"claude-runner/backends"
 )
 
-// daemonName is the daemon's first argument; its second is the state folder.
-const daemonName = "claude-runner-gateway"
+// ProcessName is what a daemon is started as, the first word of its command line;
+// the second is its state folder.
+const ProcessName = "claude-runner-gateway"
 
 const (
 	idleTime   = 30 * time.Second // without leases and clients, after which a daemon ends
@@ -36,7 +37,7 @@ const (
 
 // init turns this process into a daemon where it was started as one.
 func init() {
-	if len(os.Args) != 2 || os.Args[0] != daemonName {
+	if len(os.Args) != 2 || os.Args[0] != ProcessName {
 		return
 	}
 	code := 0

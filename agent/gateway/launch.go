@@ -96,7 +96,7 @@ func (c *Client) launch() error {
 	}
 	defer log.Close()
 	cmd := &exec.Cmd{
-		Path: program, Args: []string{daemonName, c.dir}, Env: []string{}, Dir: "/", Stderr: log,
+		Path: program, Args: []string{ProcessName, c.dir}, Env: []string{}, Dir: "/", Stderr: log,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	for _, name := range []string{"SSL_CERT_FILE", "SSL_CERT_DIR"} {

@@ -172,6 +172,19 @@ func openBackends(cfg *config.Config, instance string, log *slog.Logger) (*backe
 	return registry, nil
 }
 
+// openBackendsAlone opens the backends of a runner that has ended, without another,
+// which would boot agents ahead.
+func openBackendsAlone(ctx context.Context, cfg *config.Config) (registry *backends.Registry, err error) {
+	err = withStore(ctx, cfg, func(store *sqlite.Store) error {
+		instance, err := store.Instance(ctx)
+		if err == nil {
+			registry, err = openBackends(cfg, instance, slog.New(slog.DiscardHandler))
+		}
+		return err
+	})
+	return registry, err
+}
+
 // modelAPIs returns where model calls go and with which credentials: the
 // configured ones, or those of this user's own login of the CLI.
 func modelAPIs(cfg *config.Config) func() ([]agent.ModelAPI, error) {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,9 +18,9 @@ import (
 // serveFromTest has bench's servers be this test's binary.
 func serveFromTest(t *testing.T) {
 	t.Helper()
-	program := benchServe
-	t.Cleanup(func() { benchServe = program })
-	benchServe = func(config string) (*exec.Cmd, error) {
+	program := serveCommandLine
+	t.Cleanup(func() { serveCommandLine = program })
+	serveCommandLine = func(config string) (*exec.Cmd, error) {
 		self, err := os.Executable()
 		cmd := exec.Command(self)
 		cmd.Env = []string{asServer + "=serve\n--config\n" + config}
@@ -52,12 +51,16 @@ func TestBench(t *testing.T) {
 					Cores int
 				}
 				Backends []map[string]json.RawMessage
-				Skipped  []benchSkipped
-				Idle     *benchIdle
+				Skipped  []struct {
+					Reason string
+				}
+				Idle     json.RawMessage
 				Overhead *struct {
 					TasksPerSecond float64 `json:"tasks_per_second"`
 				}
-				Targets []benchTarget
+				Targets []struct {
+					Held bool
+				}
 			}
 			if err := json.Unmarshal([]byte(o.stdout), &r); err != nil {
 				t.Fatalf("%v: %+v", err, o)
@@ -78,7 +81,7 @@ func TestBench(t *testing.T) {
 			if test.backend != "local" {
 				wanted = []string{"cold", "pipe_cold", "burst"}
 			} else if r.Idle == nil || r.Overhead == nil || r.Overhead.TasksPerSecond <= 0 {
-				t.Errorf("idle %+v, overhead %+v", r.Idle, r.Overhead)
+				t.Errorf("idle %s, overhead %+v", r.Idle, r.Overhead)
 			}
 			for _, name := range wanted {
 				if b[name] == nil {
@@ -142,10 +145,9 @@ func TestBenchInterrupted(t *testing.T) {
 	go func() {
 		ended <- command(ctx, "", benchArgs(t, dir, "--backend", "local", "--only", "load", "--duration", "10m")...)
 	}()
-	processes(t, dir) // skips where this system does not tell
 	eventually(t, time.Minute, "an agent works", func() bool {
-		found, err := processesIn(dir)
-		return err == nil && slices.ContainsFunc(found, func(p foundProcess) bool { return p.name == "claude" })
+		homes, err := filepath.Glob(filepath.Join(dir, "*", "server-*", "sessions", "*", "home", ".claude"))
+		return err == nil && len(homes) > 0 // which the CLI makes for itself
 	})
 	interrupt()
 	if o := <-ended; o.code != exitAborted || !strings.Contains(o.stdout, `"interrupted": true`) || !strings.Contains(o.stderr, "was interrupted") {
@@ -172,36 +174,5 @@ func TestBenchWithoutCLI(t *testing.T) {
 	o := command(t.Context(), "", "bench", "--backend", "local", "--only", "cold", "--data-dir", backendtest.SharedDir(t))
 	if o.code != exitFailed || !strings.Contains(o.stderr, "make cli") {
 		t.Errorf("%+v", o)
-	}
-}
-
-// TestSoakGrowth holds what a soak calls growth.
-func TestSoakGrowth(t *testing.T) {
-	soak := func(change func(i int, s *soakSample)) []string {
-		r := &soakReport{}
-		for i := range soakSamples {
-			s := soakSample{ServerBytes: 50 << 20, Goroutines: 100, DatabaseBytes: 1 << 20, HotAnswerMS: 20, Turns: i * 1000}
-			change(i, &s)
-			r.Samples = append(r.Samples, s)
-		}
-		r.compare()
-		return r.grown()
-	}
-	if got := soak(func(i int, s *soakSample) {
-		s.ServerBytes += float64(i%5) * (1 << 20)
-		s.DatabaseBytes += 500 * float64(s.Turns)
-	}); len(got) > 0 {
-		t.Errorf("a steady server: %q", got)
-	}
-	for want, change := range map[string]func(int, *soakSample){
-		"memory of the server":      func(i int, s *soakSample) { s.ServerBytes += float64(i) * (1 << 20) },
-		"goroutines of the server":  func(i int, s *soakSample) { s.Goroutines += float64(i) },
-		"folders of sessions":       func(i int, s *soakSample) { s.Folders = float64(i) },
-		"database":                  func(_ int, s *soakSample) { s.DatabaseBytes += 3000 * float64(s.Turns) },
-		"answer of a hot turn, p50": func(i int, s *soakSample) { s.HotAnswerMS += float64(i) },
-	} {
-		if got := soak(change); len(got) != 1 || !strings.HasPrefix(got[0], want+":") {
-			t.Errorf("%s grows: %q", want, got)
-		}
 	}
 }

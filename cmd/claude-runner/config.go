@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"claude-runner/agent/claude"
@@ -41,7 +42,7 @@ func configCheckCommand() *cobra.Command {
 		for _, w := range cfg.Warnings {
 			fmt.Fprintln(out, "warning:", w)
 		}
-		_, err = fmt.Fprintf(out, "the configuration is valid: %s, %s\n", count(len(cfg.Agents), "agent"), count(len(cfg.Backends), "backend"))
+		_, err = fmt.Fprintf(out, "the configuration is valid: %s, %s\n", english.Plural(len(cfg.Agents), "agent", ""), english.Plural(len(cfg.Backends), "backend", ""))
 		return err
 	}
 	return cmd
@@ -94,12 +95,4 @@ func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// count is a number of things in words.
-func count(n int, thing string) string {
-	if n != 1 {
-		thing += "s"
-	}
-	return fmt.Sprintf("%d %s", n, thing)
 }

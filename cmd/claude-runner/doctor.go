@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/docker/go-units"
 	"github.com/google/uuid"
@@ -23,6 +20,7 @@ import (
 	"claude-runner/agent/gateway"
 	"claude-runner/backends"
 	"claude-runner/backends/helper"
+	"claude-runner/cmd/claude-runner/internal/cli"
 	"claude-runner/config"
 	"claude-runner/session/sqlite"
 )
@@ -202,7 +200,7 @@ func (d *doctor) backend(ctx context.Context, cfg *config.Config, b backends.Bac
 	c := b.Capabilities()
 	works := true
 	for _, image := range imagesOn(cfg, b.Name(), c) {
-		version, err := cliVersion(ctx, b, image, cfg)
+		version, err := cli.Version(ctx, b, image, cfg.SandboxUser)
 		where := "here"
 		if image != "" {
 			where = "in image " + image
@@ -210,7 +208,7 @@ func (d *doctor) backend(ctx context.Context, cfg *config.Config, b backends.Bac
 		switch {
 		case err != nil:
 			works = false
-			d.bad("backend %s: the CLI does not start %s: %v; %s", b.Name(), where, err, cliAdvice(image))
+			d.bad("backend %s: the CLI does not start %s: %v; %s", b.Name(), where, err, cli.Advice(image))
 		case !strings.Contains(version, claude.TestedVersion):
 			d.note("backend %s: the CLI %s is %s; %s is what the runner is tested with", b.Name(), where, version, claude.TestedVersion)
 		}
@@ -242,52 +240,6 @@ func imagesOn(cfg *config.Config, backend string, c backends.Capabilities) []str
 	}
 	slices.Sort(out)
 	return out
-}
-
-// cliVersion starts a sandbox that prints the CLI's version.
-func cliVersion(ctx context.Context, b backends.Backend, image string, cfg *config.Config) (version string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	user := cfg.SandboxUser
-	if os.Geteuid() != 0 {
-		user = backends.User{UID: os.Geteuid(), GID: os.Getegid()}
-	}
-	if fixed := b.Capabilities().FixedUser; fixed != nil {
-		user = *fixed
-	}
-	s, err := b.Start(ctx, backends.Spec{
-		Name: "doctor-" + uuid.NewString()[:8], Image: image, Pull: backends.PullNever, Argv: []string{"claude", "--version"},
-		Env: map[string]string{"HOME": "/tmp"}, Dir: "/tmp", User: user, Timeout: time.Minute,
-		Limits: backends.Limits{Tmpfs: map[string]int64{"/tmp": 64 << 20}}, Network: backends.NetworkOpen,
-	})
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, s.Stop(context.WithoutCancel(ctx), 0)) }()
-	if err := s.Stdin().Close(); err != nil {
-		return "", err
-	}
-	out, err := io.ReadAll(s.Stdout())
-	if err != nil {
-		return "", err
-	}
-	exit, err := s.Wait(ctx)
-	if err != nil {
-		return "", err
-	}
-	if exit.Code != 0 {
-		stderr, _ := io.ReadAll(s.Stderr())
-		return "", fmt.Errorf("exit code %d, signal %d: %.300s", exit.Code, exit.Signal, bytes.TrimSpace(stderr))
-	}
-	return string(bytes.TrimSpace(out)), nil
-}
-
-// cliAdvice says how a backend gets the CLI: by an image, where it needs one.
-func cliAdvice(image string) string {
-	if image != "" {
-		return "build the image with `make image`, or name one that has the CLI in the profile's image"
-	}
-	return "install it (`make cli`, or npm install --global @anthropic-ai/claude-code@" + claude.TestedVersion + ") and put its folder into PATH or the backend's path"
 }
 
 // gateway starts a gateway and installs the helper, in a folder that is for

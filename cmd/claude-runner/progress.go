@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/fasthttp/websocket"
+
+	"claude-runner/cmd/claude-runner/internal/client"
 )
 
 // printer shows one task's events to a person.
@@ -25,7 +27,7 @@ func newPrinter(w io.Writer) *printer { return &printer{w: w, known: make(chan s
 func (p *printer) follow(conn *websocket.Conn) {
 	defer p.end()
 	for {
-		var e streamEvent
+		var e client.Event
 		if err := conn.ReadJSON(&e); err != nil {
 			return
 		}
@@ -43,7 +45,7 @@ func (p *printer) follow(conn *websocket.Conn) {
 const shownLength = 200
 
 // print shows one event, and reports whether it is the task's end.
-func (p *printer) print(e streamEvent) (end bool) {
+func (p *printer) print(e client.Event) (end bool) {
 	switch e.Type {
 	case "task_queued":
 		if e.Position > 0 {

@@ -20,12 +20,19 @@ import (
 	"github.com/spf13/cobra"
 
 	"claude-runner/agent"
+	"claude-runner/cmd/claude-runner/internal/client"
 	"claude-runner/config"
+)
+
+// The variables that say which server run gives its task to, and with which key.
+const (
+	envServer = "CLAUDE_RUNNER_URL"
+	envKey    = "CLAUDE_RUNNER_API_KEY"
 )
 
 // runOptions are the flags of run.
 type runOptions struct {
-	task   taskRequest
+	task   client.Task
 	env    []string
 	server string
 	quiet  bool
@@ -106,20 +113,20 @@ func (o *runOptions) complete(message string, stdin io.Reader) error {
 
 // connect finds the server that runs the task, or starts one in this process.
 // done ends that one.
-func connect(ctx context.Context, server string, load func() (*config.Config, error), logs io.Writer) (_ client, done func() error, err error) {
+func connect(ctx context.Context, server string, load func() (*config.Config, error), logs io.Writer) (_ client.Client, done func() error, err error) {
 	nothing := func() error { return nil }
 	key := os.Getenv(envKey)
 	if server != "" {
-		return client{base: strings.TrimSuffix(server, "/"), key: key}, nothing, nil
+		return client.Client{Base: strings.TrimSuffix(server, "/"), Key: key}, nothing, nil
 	}
 	cfg, err := load()
 	if err != nil {
-		return client{}, nil, err
+		return client.Client{}, nil, err
 	}
 	if key == "" && len(cfg.Server.APIKeys) > 0 {
 		key = cfg.Server.APIKeys[0].Reveal()
 	}
-	if c := (client{base: "http://" + cfg.Server.Listen, key: key}); c.healthy(ctx) {
+	if c := (client.Client{Base: "http://" + cfg.Server.Listen, Key: key}); c.Healthy(ctx) {
 		return c, nothing, nil
 	}
 	cfg.Log.Level = max(cfg.Log.Level, slog.LevelError) // the terminal shows the task
@@ -127,10 +134,10 @@ func connect(ctx context.Context, server string, load func() (*config.Config, er
 }
 
 // startServer serves in this process, on a port of loopback that is free.
-func startServer(ctx context.Context, cfg *config.Config, key string, log *slog.Logger) (client, func() error, error) {
+func startServer(ctx context.Context, cfg *config.Config, key string, log *slog.Logger) (client.Client, func() error, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return client{}, nil, fmt.Errorf("listen on loopback: %w", err)
+		return client.Client{}, nil, fmt.Errorf("listen on loopback: %w", err)
 	}
 	if key == "" { // where others need one, this process does too
 		key = rand.Text()
@@ -138,7 +145,7 @@ func startServer(ctx context.Context, cfg *config.Config, key string, log *slog.
 	}
 	a, err := openApp(ctx, cfg, log)
 	if err != nil {
-		return client{}, nil, errors.Join(err, ln.Close())
+		return client.Client{}, nil, errors.Join(err, ln.Close())
 	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
@@ -147,14 +154,14 @@ func startServer(ctx context.Context, cfg *config.Config, key string, log *slog.
 		stop()
 		return errors.Join(<-served, a.Close(context.WithoutCancel(ctx)))
 	}
-	return client{base: "http://" + ln.Addr().String(), key: key}, done, nil
+	return client.Client{Base: "http://" + ln.Addr().String(), Key: key}, done, nil
 }
 
 // runTask runs one task and prints its answer. When ctx ends it is aborted.
-func runTask(ctx context.Context, c client, t taskRequest, out, progress io.Writer) error {
-	conn, err := c.stream(ctx, t.SessionID)
-	if r, ok := errors.AsType[*refusal](err); ok {
-		return report(r.status, r.body, out)
+func runTask(ctx context.Context, c client.Client, t client.Task, out, progress io.Writer) error {
+	conn, err := c.Stream(ctx, t.SessionID)
+	if r, ok := errors.AsType[*client.Refusal](err); ok {
+		return report(r.Status, r.Body, out)
 	}
 	if err != nil {
 		return err
@@ -175,13 +182,13 @@ func runTask(ctx context.Context, c client, t taskRequest, out, progress io.Writ
 			return
 		case <-ctx.Done():
 		}
-		if err := c.cancel(ctx, p.taskID); err != nil {
+		if err := c.Cancel(ctx, p.taskID); err != nil {
 			fmt.Fprintln(progress, "abort:", err)
 		}
 	})
 	defer stop()
 
-	status, answer, err := c.submit(patient, t)
+	status, answer, err := c.Submit(patient, t)
 	// The stream may be a little behind the answer, and knows nothing of a task that was refused.
 	err = errors.Join(err, conn.SetReadDeadline(time.Now().Add(time.Second)))
 	<-shown

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"claude-runner/agent/claude"
+	"claude-runner/agent/gateway"
 	"claude-runner/agent/nothing"
 	"claude-runner/backends/backendtest"
 )
@@ -159,7 +160,7 @@ func cpuByRole(b *testing.B) map[string]time.Duration {
 		}
 		name, _, _ := strings.Cut(string(line), "\x00")
 		role := map[string]string{
-			"claude-runner-gateway": "gateway", "claude-runner-sandbox": "keepers", nothing.Name: "agents",
+			gateway.ProcessName: "gateway", "claude-runner-sandbox": "keepers", nothing.Name: "agents",
 		}[filepath.Base(name)]
 		if role == "" {
 			continue

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -12,24 +12,28 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/valyala/fasthttp"
 	"golang.org/x/sync/errgroup"
+
+	"claude-runner/agent/gateway"
+	"claude-runner/cmd/claude-runner/internal/client"
 )
 
-// benchLoad is conversations that go on side by side, each a turn after the
+// loadResult is conversations that go on side by side, each a turn after the
 // other, with agents that are kept.
-type benchLoad struct {
+type loadResult struct {
 	Conversations  int        `json:"conversations"`
 	DurationMS     float64    `json:"duration_ms"`
 	Turns          int        `json:"turns"`
 	TurnsPerSecond float64    `json:"turns_per_second"`
 	Answer         *quantiles `json:"answer_ms"`
-	benchUse
+	use
 }
 
-// benchUse is what a server's processes held and took. Zero where this system
+// use is what a server's processes held and took. Zero where this system
 // does not tell.
-type benchUse struct {
+type use struct {
 	ServerBytes  int64   `json:"server_memory_bytes"`
 	GatewayBytes int64   `json:"gateway_memory_bytes"`
 	AgentsBytes  int64   `json:"agents_memory_bytes"`
@@ -40,33 +44,33 @@ type benchUse struct {
 }
 
 // load measures conversations with the real CLI.
-func (l *lab) load(ctx context.Context, _ *benchReport, b *benchBackend) (err error) {
-	l.say("%s: %s for %v", b.Name, count(l.o.conversations, "hot conversation"), l.o.duration)
-	s, err := l.serve(ctx, b.Name, l.cliDir(), map[string]benchProfile{"hot": {"idle_timeout": "10m"}})
+func (l *lab) load(ctx context.Context, _ *report, b *backendResult) (err error) {
+	l.say("%s: %s for %v", b.Name, english.Plural(l.o.Conversations, "hot conversation", ""), l.o.Duration)
+	s, err := l.serve(ctx, b.Name, l.cliDir(), map[string]agentProfile{"hot": {"idle_timeout": "10m"}})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx)) }()
-	b.Load, err = s.converse(ctx, "hot", l.o.conversations)
+	b.Load, err = s.converse(ctx, "hot", l.o.Conversations)
 	return err
 }
 
 // converse has n conversations go on for the options' duration.
-func (s *benchServer) converse(ctx context.Context, agentName string, n int) (*benchLoad, error) {
+func (s *server) converse(ctx context.Context, agentName string, n int) (*loadResult, error) {
 	sessions, err := s.beginAll(ctx, agentName, n)
 	if err != nil {
 		return nil, err
 	}
 	before := s.processes()
 	own := ownCPU()
-	load := &benchLoad{Conversations: n, Answer: &quantiles{}}
+	load := &loadResult{Conversations: n, Answer: &quantiles{}}
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	begun := time.Now()
 	for _, session := range sessions {
 		g.Go(func() error {
 			mine := &quantiles{}
-			for time.Since(begun) < s.lab.o.duration {
+			for time.Since(begun) < s.lab.o.Duration {
 				took, err := s.plainTurn(ctx, agentName, session)
 				if err != nil {
 					return err
@@ -85,13 +89,13 @@ func (s *benchServer) converse(ctx context.Context, agentName string, n int) (*b
 	took := time.Since(begun)
 	load.DurationMS, load.Turns = ms(took), len(load.Answer.samples)
 	load.TurnsPerSecond = float64(load.Turns) / took.Seconds()
-	load.benchUse = s.processes().since(before)
+	load.use = s.processes().since(before)
 	load.LoadMS = ms(ownCPU() - own)
 	return load, nil
 }
 
 // beginAll begins n conversations, so that their agents are hot.
-func (s *benchServer) beginAll(ctx context.Context, agentName string, n int) ([]string, error) {
+func (s *server) beginAll(ctx context.Context, agentName string, n int) ([]string, error) {
 	sessions := make([]string, n)
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range sessions {
@@ -105,9 +109,9 @@ func (s *benchServer) beginAll(ctx context.Context, agentName string, n int) ([]
 }
 
 // plainTurn runs a task without a stream, and returns how long its answer took.
-func (s *benchServer) plainTurn(ctx context.Context, agentName, session string) (time.Duration, error) {
+func (s *server) plainTurn(ctx context.Context, agentName, session string) (time.Duration, error) {
 	mark := s.lab.mark()
-	body, err := json.Marshal(taskRequest{SessionID: session, Agent: agentName, Message: mark})
+	body, err := json.Marshal(client.Task{SessionID: session, Agent: agentName, Message: mark})
 	if err != nil {
 		return 0, err
 	}
@@ -127,7 +131,7 @@ const postTimeout = 2 * time.Minute
 // post makes a request as call does, for a third of the processor time, which
 // the server lacks: they share this machine. A request that was made is waited
 // for, whatever becomes of ctx.
-func (s *benchServer) post(ctx context.Context, path string, body []byte) error {
+func (s *server) post(ctx context.Context, path string, body []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -136,13 +140,13 @@ func (s *benchServer) post(ctx context.Context, path string, body []byte) error 
 	defer fasthttp.ReleaseResponse(resp)
 	req.Header.SetMethod(http.MethodPost)
 	req.Header.SetContentType("application/json")
-	req.SetRequestURI(s.client.base + path)
+	req.SetRequestURI(s.client.Base + path)
 	req.SetBodyRaw(body)
 	if err := s.lab.fast.DoTimeout(req, resp, postTimeout); err != nil {
 		return err
 	}
 	if status := resp.StatusCode(); status != http.StatusOK {
-		return &refusal{status, slices.Clone(resp.Body())}
+		return &client.Refusal{Status: status, Body: slices.Clone(resp.Body())}
 	}
 	return nil
 }
@@ -162,13 +166,13 @@ type processUse struct {
 
 // processes looks at the server's processes. What this system does not tell is
 // zero.
-func (s *benchServer) processes() serverProcesses {
+func (s *server) processes() serverProcesses {
 	all := serverProcesses{server: useOf(s.cmd.Process.Pid)}
 	found, _ := processesIn(s.folder())
 	for _, p := range found {
 		switch use := useOf(p.pid); {
 		case p.pid == s.cmd.Process.Pid || p.pid == os.Getpid():
-		case p.name == gatewayProcess:
+		case p.name == gateway.ProcessName:
 			all.gateway.add(use)
 			all.gatewayPID = p.pid
 		default:
@@ -180,7 +184,7 @@ func (s *benchServer) processes() serverProcesses {
 }
 
 // folder is the server's folder as the mounts of any container name it.
-func (s *benchServer) folder() string {
+func (s *server) folder() string {
 	return filepath.Join(filepath.Base(s.lab.dir), filepath.Base(s.dir)) + "/"
 }
 
@@ -190,8 +194,8 @@ func (u *processUse) add(v processUse) {
 }
 
 // since is what the processes hold now, and took since an earlier moment.
-func (p serverProcesses) since(before serverProcesses) benchUse {
-	return benchUse{
+func (p serverProcesses) since(before serverProcesses) use {
+	return use{
 		ServerBytes: p.server.memory, GatewayBytes: p.gateway.memory, AgentsBytes: p.agents.memory,
 		ServerMS: ms(p.server.cpu - before.server.cpu), GatewayMS: ms(p.gateway.cpu - before.gateway.cpu),
 		AgentsMS: ms(p.agents.cpu - before.agents.cpu),

@@ -1,22 +1,24 @@
-package main
+package bench
 
 import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/dustin/go-humanize/english"
 )
 
-// benchAgent is what an agent holds and takes that waits for a message, with all
+// agentResult is what an agent holds and takes that waits for a message, with all
 // processes of its sandbox.
-type benchAgent struct {
+type agentResult struct {
 	Agents         int     `json:"agents"`            // that the figures are the mean of
 	MemoryBytes    int64   `json:"memory_bytes"`      // what several share counts once
 	CPUPerSecondMS float64 `json:"cpu_per_second_ms"` // processor time
 	Processes      float64 `json:"processes"`
 }
 
-// benchIdle is a server that has nothing to do, with all backends.
-type benchIdle struct {
+// idleResult is a server that has nothing to do, with all backends.
+type idleResult struct {
 	ServerResidentBytes  int64   `json:"server_resident_bytes"`
 	ServerBytes          int64   `json:"server_memory_bytes"` // what it shares counts in part
 	ServerPerSecondMS    float64 `json:"server_cpu_per_second_ms"`
@@ -32,18 +34,18 @@ const (
 )
 
 // agentMemory measures hot and warm agents that wait.
-func (l *lab) agentMemory(ctx context.Context, _ *benchReport, b *benchBackend) error {
-	n := min(l.o.conversations, memoryOf)
-	l.say("%s: memory of %s", b.Name, count(n, "agent"))
+func (l *lab) agentMemory(ctx context.Context, _ *report, b *backendResult) error {
+	n := min(l.o.Conversations, memoryOf)
+	l.say("%s: memory of %s", b.Name, english.Plural(n, "agent", ""))
 	var err error
-	b.HotAgent, err = l.waiting(ctx, b.Name, benchProfile{"idle_timeout": "10m"}, n, func(s *benchServer) error {
+	b.HotAgent, err = l.waiting(ctx, b.Name, agentProfile{"idle_timeout": "10m"}, n, func(s *server) error {
 		_, err := s.beginAll(ctx, "agent", n)
 		return err
 	})
 	if err != nil || !l.o.wants("warm") {
 		return err
 	}
-	b.WarmAgent, err = l.waiting(ctx, b.Name, benchProfile{"keep_warm": n}, n, func(s *benchServer) error {
+	b.WarmAgent, err = l.waiting(ctx, b.Name, agentProfile{"keep_warm": n}, n, func(s *server) error {
 		return s.awaitWarm(ctx, "agent", n)
 	})
 	return err
@@ -51,8 +53,8 @@ func (l *lab) agentMemory(ctx context.Context, _ *benchReport, b *benchBackend) 
 
 // waiting starts a server of one profile, has n agents begin, and looks at them
 // while they wait.
-func (l *lab) waiting(ctx context.Context, backend string, profile benchProfile, n int, begin func(*benchServer) error) (_ *benchAgent, err error) {
-	s, err := l.serve(ctx, backend, l.cliDir(), map[string]benchProfile{"agent": profile})
+func (l *lab) waiting(ctx context.Context, backend string, profile agentProfile, n int, begin func(*server) error) (_ *agentResult, err error) {
+	s, err := l.serve(ctx, backend, l.cliDir(), map[string]agentProfile{"agent": profile})
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +66,7 @@ func (l *lab) waiting(ctx context.Context, backend string, profile benchProfile,
 	if err != nil {
 		return nil, err
 	}
-	return &benchAgent{
+	return &agentResult{
 		Agents: n, MemoryBytes: after.agents.memory / int64(n),
 		CPUPerSecondMS: ms(after.agents.cpu-before.agents.cpu) / restFor.Seconds() / float64(n),
 		Processes:      float64(after.count) / float64(n),
@@ -73,7 +75,7 @@ func (l *lab) waiting(ctx context.Context, backend string, profile benchProfile,
 
 // rest looks at the server's processes at the begin and the end of a time in
 // which nothing happens.
-func (s *benchServer) rest(ctx context.Context) (before, after serverProcesses, err error) {
+func (s *server) rest(ctx context.Context) (before, after serverProcesses, err error) {
 	if err := pause(ctx, restBefore); err != nil {
 		return before, after, err
 	}
@@ -83,7 +85,7 @@ func (s *benchServer) rest(ctx context.Context) (before, after serverProcesses, 
 }
 
 // idleServer measures a server as it is without a configuration.
-func (l *lab) idleServer(ctx context.Context) (_ *benchIdle, err error) {
+func (l *lab) idleServer(ctx context.Context) (_ *idleResult, err error) {
 	l.say("idle server")
 	s, err := l.start(ctx, map[string]any{})
 	if err != nil {
@@ -94,7 +96,7 @@ func (l *lab) idleServer(ctx context.Context) (_ *benchIdle, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return &benchIdle{
+	return &idleResult{
 		ServerResidentBytes: residentBytes(s.cmd.Process.Pid), GatewayResidentBytes: residentBytes(after.gatewayPID),
 		ServerBytes: after.server.memory, GatewayBytes: after.gateway.memory,
 		ServerPerSecondMS:  ms(after.server.cpu-before.server.cpu) / restFor.Seconds(),

@@ -1,9 +1,13 @@
-package main
+package bench
 
-import "fmt"
+import (
+	"fmt"
 
-// benchTarget is a figure that the runner is held to, as it came out here.
-type benchTarget struct {
+	"github.com/dustin/go-humanize/english"
+)
+
+// target is a figure that the runner is held to, as it came out here.
+type target struct {
 	Target string  `json:"target"`
 	Unit   string  `json:"unit"`
 	Bound  string  `json:"bound"` // "at most" or "at least"
@@ -12,7 +16,7 @@ type benchTarget struct {
 	Held   bool    `json:"held"`
 }
 
-func (t benchTarget) String() string {
+func (t target) String() string {
 	word, show := "missed", func(v float64) string { return number(v) + " " + t.Unit }
 	if t.Held {
 		word = "held"
@@ -39,13 +43,13 @@ const (
 )
 
 // judge holds the figures that there are against the targets.
-func (r *benchReport) judge() {
-	hold := func(target, bound string, wanted, got float64, unit string) {
+func (r *report) judge() {
+	hold := func(what, bound string, wanted, got float64, unit string) {
 		held := got <= wanted
 		if bound == "at least" {
 			held = got >= wanted
 		}
-		r.Targets = append(r.Targets, benchTarget{target, unit, bound, wanted, got, held})
+		r.Targets = append(r.Targets, target{what, unit, bound, wanted, got, held})
 	}
 	for _, b := range r.Backends {
 		if b.Hot != nil && b.PipeHot != nil {
@@ -67,7 +71,7 @@ func (r *benchReport) judge() {
 				coldOverPipeMS, b.Cold.Request.at(0.5)-b.PipeCold.Request.at(0.5), "ms")
 		}
 		if b.Burst != nil && b.Burst.Sessions >= burstSessions && b.BurstRun != nil && b.BurstRun.TotalMS > 0 {
-			hold(b.Name+": a burst of "+count(b.Burst.Sessions, "new session")+" to as many `"+b.Run.Command+"`", "at most",
+			hold(b.Name+": a burst of "+english.Plural(b.Burst.Sessions, "new session", "")+" to as many `"+b.Run.Command+"`", "at most",
 				burstToRun, b.Burst.TotalMS/b.BurstRun.TotalMS, "×")
 			hold(b.Name+": the median session of it", "at most", medianToRun, b.Burst.MedianMS/b.BurstRun.MedianMS, "×")
 		}

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -11,10 +11,10 @@ import (
 	"claude-runner/backends/local"
 )
 
-// benchOverhead is what the runner gives with an agent that does nothing: what
+// overheadResult is what the runner gives with an agent that does nothing: what
 // it takes is the runner's own part.
-type benchOverhead struct {
-	benchLoad
+type overheadResult struct {
+	loadResult
 	TasksPerSecond float64 `json:"tasks_per_second"`
 }
 
@@ -23,8 +23,8 @@ type benchOverhead struct {
 const overheadSessions = 12
 
 // overhead measures hot tasks of an agent that does nothing, as plain processes.
-func (l *lab) overhead(ctx context.Context) (_ *benchOverhead, err error) {
-	l.say("overhead: %d sessions of an agent that does nothing, for %v", overheadSessions, l.o.duration)
+func (l *lab) overhead(ctx context.Context) (_ *overheadResult, err error) {
+	l.say("overhead: %d sessions of an agent that does nothing, for %v", overheadSessions, l.o.Duration)
 	dir := filepath.Join(l.dir, "nothing")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func (l *lab) overhead(ctx context.Context) (_ *benchOverhead, err error) {
 	if err := os.WriteFile(filepath.Join(dir, "claude"), []byte(script), 0o755); err != nil {
 		return nil, err
 	}
-	s, err := l.serve(ctx, local.Kind().Name, dir, map[string]benchProfile{"nothing": {"idle_timeout": "10m"}})
+	s, err := l.serve(ctx, local.Kind().Name, dir, map[string]agentProfile{"nothing": {"idle_timeout": "10m"}})
 	if err != nil {
 		return nil, err
 	}
@@ -47,5 +47,5 @@ func (l *lab) overhead(ctx context.Context) (_ *benchOverhead, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return &benchOverhead{benchLoad: *load, TasksPerSecond: load.TurnsPerSecond}, nil
+	return &overheadResult{loadResult: *load, TasksPerSecond: load.TurnsPerSecond}, nil
 }

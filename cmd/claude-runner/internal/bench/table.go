@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/docker/go-units"
+	"github.com/dustin/go-humanize/english"
 )
 
 // tableRow is one figure: a cell for each backend.
@@ -21,32 +22,32 @@ type tableRow struct {
 // figure is a row's value on one backend, or "".
 type figure struct {
 	label string
-	cell  func(*benchBackend) string
+	cell  func(*backendResult) string
 }
 
 // rows are the backends' figures; those that nobody has are left out.
-func (r *benchReport) rows() []tableRow {
+func (r *report) rows() []tableRow {
 	n, runs := r.Options.Burst, strings.Join(engineCommands(r.Backends), ", ")
 	figures := slices.Concat(
-		turnFigures("cold", func(b *benchBackend) (*benchTurns, *benchTurns) { return b.Cold, b.PipeCold }),
-		reference("the CLI on a pipe", func(b *benchBackend) *benchTurns { return b.PipeCold }),
-		reference(runs, func(b *benchBackend) *benchTurns { return b.RunTurns }),
-		turnFigures("warm", func(b *benchBackend) (*benchTurns, *benchTurns) { return b.Warm, b.PipeBooted }),
-		turnFigures("warm, with an environment of the task", func(b *benchBackend) (*benchTurns, *benchTurns) { return b.WarmEnv, b.PipeBooted })[:1],
-		reference("the CLI on a pipe, booted before", func(b *benchBackend) *benchTurns { return b.PipeBooted }),
-		turnFigures("hot", func(b *benchBackend) (*benchTurns, *benchTurns) { return b.Hot, b.PipeHot }),
-		reference("the CLI on a pipe, later turns", func(b *benchBackend) *benchTurns { return b.PipeHot }),
+		turnFigures("cold", func(b *backendResult) (*turnsResult, *turnsResult) { return b.Cold, b.PipeCold }),
+		reference("the CLI on a pipe", func(b *backendResult) *turnsResult { return b.PipeCold }),
+		reference(runs, func(b *backendResult) *turnsResult { return b.RunTurns }),
+		turnFigures("warm", func(b *backendResult) (*turnsResult, *turnsResult) { return b.Warm, b.PipeBooted }),
+		turnFigures("warm, with an environment of the task", func(b *backendResult) (*turnsResult, *turnsResult) { return b.WarmEnv, b.PipeBooted })[:1],
+		reference("the CLI on a pipe, booted before", func(b *backendResult) *turnsResult { return b.PipeBooted }),
+		turnFigures("hot", func(b *backendResult) (*turnsResult, *turnsResult) { return b.Hot, b.PipeHot }),
+		reference("the CLI on a pipe, later turns", func(b *backendResult) *turnsResult { return b.PipeHot }),
 		[]figure{
-			{fmt.Sprintf("%d new sessions at once: last answer, median answer", n), burstFigure(func(b *benchBackend) *benchBurst { return b.Burst })},
-			{fmt.Sprintf("%d new sessions at once, %d warm", n, n), burstFigure(func(b *benchBackend) *benchBurst { return b.BurstWarm })},
-			{fmt.Sprintf("· %d × %s", n, runs), burstFigure(func(b *benchBackend) *benchBurst { return b.BurstRun })},
-			{fmt.Sprintf("· %d × the CLI on a pipe", n), burstFigure(func(b *benchBackend) *benchBurst { return b.BurstPipe })},
+			{fmt.Sprintf("%d new sessions at once: last answer, median answer", n), burstFigure(func(b *backendResult) *burstResult { return b.Burst })},
+			{fmt.Sprintf("%d new sessions at once, %d warm", n, n), burstFigure(func(b *backendResult) *burstResult { return b.BurstWarm })},
+			{fmt.Sprintf("· %d × %s", n, runs), burstFigure(func(b *backendResult) *burstResult { return b.BurstRun })},
+			{fmt.Sprintf("· %d × the CLI on a pipe", n), burstFigure(func(b *backendResult) *burstResult { return b.BurstPipe })},
 		},
 		loadFigures(r.Options.Conversations),
 		[]figure{
-			{"memory of a hot agent", agentFigure(func(b *benchBackend) *benchAgent { return b.HotAgent })},
-			{"memory of a warm agent", agentFigure(func(b *benchBackend) *benchAgent { return b.WarmAgent })},
-			{"processor time of a hot agent that waits, before it is put to rest", func(b *benchBackend) string {
+			{"memory of a hot agent", agentFigure(func(b *backendResult) *agentResult { return b.HotAgent })},
+			{"memory of a warm agent", agentFigure(func(b *backendResult) *agentResult { return b.WarmAgent })},
+			{"processor time of a hot agent that waits, before it is put to rest", func(b *backendResult) string {
 				if b.HotAgent == nil || b.HotAgent.MemoryBytes == 0 {
 					return ""
 				}
@@ -67,7 +68,7 @@ func (r *benchReport) rows() []tableRow {
 	return rows
 }
 
-func engineCommands(all []*benchBackend) []string {
+func engineCommands(all []*backendResult) []string {
 	var commands []string
 	for _, b := range all {
 		if b.Run != nil {
@@ -78,9 +79,9 @@ func engineCommands(all []*benchBackend) []string {
 }
 
 // turnFigures are the rows of turns, each with its ratio to a reference.
-func turnFigures(name string, of func(*benchBackend) (turns, reference *benchTurns)) []figure {
-	row := func(label string, pick func(*benchTurns) *quantiles) figure {
-		return figure{name + ": " + label, func(b *benchBackend) string {
+func turnFigures(name string, of func(*backendResult) (turns, reference *turnsResult)) []figure {
+	row := func(label string, pick func(*turnsResult) *quantiles) figure {
+		return figure{name + ": " + label, func(b *backendResult) string {
 			turns, reference := of(b)
 			if turns == nil {
 				return ""
@@ -93,22 +94,22 @@ func turnFigures(name string, of func(*benchBackend) (turns, reference *benchTur
 		}}
 	}
 	return []figure{
-		row("first model request", func(t *benchTurns) *quantiles { return t.Request }),
-		row("first words at the client", func(t *benchTurns) *quantiles { return t.Words }),
-		row("answer", func(t *benchTurns) *quantiles { return t.Answer }),
+		row("first model request", func(t *turnsResult) *quantiles { return t.Request }),
+		row("first words at the client", func(t *turnsResult) *quantiles { return t.Words }),
+		row("answer", func(t *turnsResult) *quantiles { return t.Answer }),
 	}
 }
 
 // reference are the rows of what turns are compared with.
-func reference(name string, of func(*benchBackend) *benchTurns) []figure {
+func reference(name string, of func(*backendResult) *turnsResult) []figure {
 	return []figure{
-		{"· " + name + ": first model request", func(b *benchBackend) string {
+		{"· " + name + ": first model request", func(b *backendResult) string {
 			if of(b) == nil {
 				return ""
 			}
 			return spread(of(b).Request)
 		}},
-		{"· " + name + ": answer", func(b *benchBackend) string {
+		{"· " + name + ": answer", func(b *backendResult) string {
 			if of(b) == nil {
 				return ""
 			}
@@ -117,8 +118,8 @@ func reference(name string, of func(*benchBackend) *benchTurns) []figure {
 	}
 }
 
-func burstFigure(of func(*benchBackend) *benchBurst) func(*benchBackend) string {
-	return func(b *benchBackend) string {
+func burstFigure(of func(*backendResult) *burstResult) func(*backendResult) string {
+	return func(b *backendResult) string {
 		burst := of(b)
 		switch {
 		case burst == nil:
@@ -139,8 +140,8 @@ func burstFigure(of func(*benchBackend) *benchBurst) func(*benchBackend) string 
 }
 
 func loadFigures(n int) []figure {
-	row := func(label string, cell func(*benchLoad) string) figure {
-		return figure{fmt.Sprintf("%s side by side: %s", count(n, "conversation"), label), func(b *benchBackend) string {
+	row := func(label string, cell func(*loadResult) string) figure {
+		return figure{fmt.Sprintf("%s side by side: %s", english.Plural(n, "conversation", ""), label), func(b *backendResult) string {
 			if b.Load == nil {
 				return ""
 			}
@@ -148,11 +149,11 @@ func loadFigures(n int) []figure {
 		}}
 	}
 	return []figure{
-		row("turns per second", func(l *benchLoad) string { return number(l.TurnsPerSecond) }),
-		row("answer p50, p99", func(l *benchLoad) string {
+		row("turns per second", func(l *loadResult) string { return number(l.TurnsPerSecond) }),
+		row("answer p50, p99", func(l *loadResult) string {
 			return number(l.Answer.at(0.5)) + ", " + number(l.Answer.at(0.99)) + " ms"
 		}),
-		row("memory of server, gateway, all agents", func(l *benchLoad) string {
+		row("memory of server, gateway, all agents", func(l *loadResult) string {
 			if l.ServerBytes == 0 {
 				return ""
 			}
@@ -161,8 +162,8 @@ func loadFigures(n int) []figure {
 	}
 }
 
-func agentFigure(of func(*benchBackend) *benchAgent) func(*benchBackend) string {
-	return func(b *benchBackend) string {
+func agentFigure(of func(*backendResult) *agentResult) func(*backendResult) string {
+	return func(b *backendResult) string {
 		if a := of(b); a != nil && a.MemoryBytes > 0 {
 			return bytesOf(a.MemoryBytes)
 		}
@@ -171,7 +172,7 @@ func agentFigure(of func(*benchBackend) *benchAgent) func(*benchBackend) string 
 }
 
 // sentences are the figures that no backend has.
-func (r *benchReport) sentences() []string {
+func (r *report) sentences() []string {
 	var all []string
 	if i := r.Idle; i != nil && i.ServerResidentBytes > 0 {
 		all = append(all, fmt.Sprintf("An idle server: %s resident and %s ms of processor time per second; its gateway %s and %s ms.",
@@ -188,7 +189,7 @@ func (r *benchReport) sentences() []string {
 }
 
 // heading says where and when.
-func (r *benchReport) heading() string {
+func (r *report) heading() string {
 	m := r.Machine
 	parts := []string{strings.TrimSpace(m.CPU + " × " + strconv.Itoa(m.Cores))}
 	if m.MemoryBytes > 0 {
@@ -213,7 +214,7 @@ func (r *benchReport) heading() string {
 const legend = "Times are p50 / p95 in milliseconds; × is the p50 to that of the reference (·) below."
 
 // text writes the table for a terminal.
-func (r *benchReport) text(out io.Writer) error {
+func (r *report) text(out io.Writer) error {
 	fmt.Fprintln(out, r.heading())
 	if r.Soak != nil {
 		return r.Soak.text(out)
@@ -244,7 +245,7 @@ func (r *benchReport) text(out io.Writer) error {
 }
 
 // markdown writes the table as it stands in README.md.
-func (r *benchReport) markdown(out io.Writer) error {
+func (r *report) markdown(out io.Writer) error {
 	fmt.Fprintf(out, "%s. %s\n\n|  |", r.heading(), legend)
 	for _, b := range r.Backends {
 		fmt.Fprintf(out, " %s |", b.Name)

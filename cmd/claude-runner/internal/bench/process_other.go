@@ -1,6 +1,6 @@
 //go:build !linux
 
-package main
+package bench
 
 import (
 	"errors"
@@ -8,8 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-const gatewayProcess = "claude-runner-gateway"
 
 type foundProcess struct {
 	pid  int

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"bufio"
@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"net/http"
 	"net/url"
@@ -25,14 +24,14 @@ import (
 
 	"claude-runner/backends"
 	"claude-runner/backends/local"
+	"claude-runner/cmd/claude-runner/internal/client"
 	"claude-runner/config"
-	"claude-runner/session/sqlite"
 )
 
-// benchServer is a server in a process of its own, with data of its own.
-type benchServer struct {
+// server is a server in a process of its own, with data of its own.
+type server struct {
 	lab    *lab
-	client client
+	client client.Client
 	dir    string // its data
 	config string // its file
 	cmd    *exec.Cmd
@@ -40,17 +39,11 @@ type benchServer struct {
 	read   chan struct{} // closed when all of its log is read
 }
 
-// benchServe is the command that serves a configuration. Tests have another.
-var benchServe = func(config string) (*exec.Cmd, error) {
-	self, err := os.Executable()
-	return exec.Command(self, "serve", "--config", config), err
-}
-
-// benchProfile is a profile of a bench's server, beside what all have.
-type benchProfile map[string]any
+// agentProfile is a profile of a bench's server, beside what all have.
+type agentProfile map[string]any
 
 // serve starts a server of profiles on one backend. It must be stopped.
-func (l *lab) serve(ctx context.Context, backend string, cliDir string, agents map[string]benchProfile) (*benchServer, error) {
+func (l *lab) serve(ctx context.Context, backend string, cliDir string, agents map[string]agentProfile) (*server, error) {
 	for _, a := range agents {
 		a.on(l, backend)
 	}
@@ -58,13 +51,13 @@ func (l *lab) serve(ctx context.Context, backend string, cliDir string, agents m
 		"backends": map[string]any{backend: backendEntry(backend, cliDir)},
 		"agents":   agents, "default_agent": slices.Sorted(maps.Keys(agents))[0],
 		// Not to be what is measured.
-		"limits": map[string]any{"concurrency": max(l.o.burst, l.o.conversations, overheadSessions, 8), "queue_depth": 20_000},
+		"limits": map[string]any{"concurrency": max(l.o.Burst, l.o.Conversations, overheadSessions, 8), "queue_depth": 20_000},
 	})
 }
 
 // on fills in what all profiles of a bench have.
-func (p benchProfile) on(l *lab, backend string) {
-	p["backend"], p["image"], p["pull"], p["timeout"] = []string{backend}, l.o.image, "never", "10m"
+func (p agentProfile) on(l *lab, backend string) {
+	p["backend"], p["image"], p["pull"], p["timeout"] = []string{backend}, l.o.Image, "never", "10m"
 }
 
 // backendEntry is a backend's entry in a configuration. The local backend has the
@@ -79,8 +72,8 @@ func backendEntry(name, cliDir string) map[string]any {
 
 // start starts a server of a configuration, all of whose other settings are the
 // program's own.
-func (l *lab) start(ctx context.Context, settings map[string]any) (*benchServer, error) {
-	s := &benchServer{lab: l, dir: filepath.Join(l.dir, fmt.Sprintf("server-%d", l.servers.Add(1))), log: &tail{}, read: make(chan struct{})}
+func (l *lab) start(ctx context.Context, settings map[string]any) (*server, error) {
+	s := &server{lab: l, dir: filepath.Join(l.dir, fmt.Sprintf("server-%d", l.servers.Add(1))), log: &tail{}, read: make(chan struct{})}
 	s.config = s.dir + ".yaml"
 	settings["server"] = map[string]any{"listen": "127.0.0.1:0"}
 	settings["data_dir"] = s.dir
@@ -92,7 +85,7 @@ func (l *lab) start(ctx context.Context, settings map[string]any) (*benchServer,
 		err = os.WriteFile(s.config, data, 0o600)
 	}
 	if err == nil {
-		s.cmd, err = benchServe(s.config)
+		s.cmd, err = l.program.Serve(s.config)
 	}
 	if err != nil {
 		return nil, err
@@ -109,14 +102,14 @@ func (l *lab) start(ctx context.Context, settings map[string]any) (*benchServer,
 	ready := make(chan string, 1)
 	go s.readLog(stderr, ready)
 	select {
-	case s.client.base = <-ready:
+	case s.client.Base = <-ready:
 	case <-s.read:
 		_ = s.cmd.Wait() // its log says more
 		return nil, fmt.Errorf("the server did not start: %s", s.log)
 	case <-ctx.Done():
 		return nil, errors.Join(ctx.Err(), s.stop(ctx))
 	}
-	s.client.http = l.http
+	s.client.HTTP = l.http
 	return s, nil
 }
 
@@ -134,7 +127,7 @@ func plainEnvironment() []string {
 var serverReady = regexp.MustCompile(`is ready.* url=(http://\S+)`)
 
 // readLog reads the server's log to its end, and tells the server's address.
-func (s *benchServer) readLog(r io.Reader, ready chan<- string) {
+func (s *server) readLog(r io.Reader, ready chan<- string) {
 	defer close(s.read)
 	lines := bufio.NewScanner(r)
 	for told := false; lines.Scan(); {
@@ -151,7 +144,7 @@ func (s *benchServer) readLog(r io.Reader, ready chan<- string) {
 
 // stop deletes the sessions and ends the server. What it does not end by itself
 // is ended for it.
-func (s *benchServer) stop(ctx context.Context) error {
+func (s *server) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 	defer cancel()
 	err := s.deleteAll(ctx)
@@ -169,12 +162,12 @@ func (s *benchServer) stop(ctx context.Context) error {
 }
 
 // sweep ends the sandboxes that the server left, and reports them.
-func (s *benchServer) sweep(ctx context.Context) error {
+func (s *server) sweep(ctx context.Context) error {
 	cfg, err := s.load()
 	if err != nil {
 		return err
 	}
-	registry, err := openBackendsAlone(ctx, cfg)
+	registry, err := s.lab.program.OpenBackends(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -199,31 +192,18 @@ func (s *benchServer) sweep(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// openBackendsAlone opens the backends of a runner that has ended, without another,
-// which would boot agents ahead.
-func openBackendsAlone(ctx context.Context, cfg *config.Config) (registry *backends.Registry, err error) {
-	err = withStore(ctx, cfg, func(store *sqlite.Store) error {
-		instance, err := store.Instance(ctx)
-		if err == nil {
-			registry, err = openBackends(cfg, instance, slog.New(slog.DiscardHandler))
-		}
-		return err
-	})
-	return registry, err
-}
-
-func (s *benchServer) load() (*config.Config, error) {
+func (s *server) load() (*config.Config, error) {
 	return config.Load(config.Options{
-		Path: s.config, Kinds: kinds(), Unsandboxed: []string{local.Kind().Name}, Environ: func() []string { return nil },
+		Path: s.config, Kinds: s.lab.program.Kinds, Unsandboxed: []string{local.Kind().Name}, Environ: func() []string { return nil },
 	})
 }
 
 // deleteAll deletes every session.
-func (s *benchServer) deleteAll(ctx context.Context) error {
+func (s *server) deleteAll(ctx context.Context) error {
 	var sessions []struct {
 		SessionID string
 	}
-	if s.client.base == "" { // it has not begun
+	if s.client.Base == "" { // it has not begun
 		return nil
 	}
 	if err := s.get(ctx, "/sessions", &sessions); err != nil {
@@ -237,23 +217,23 @@ func (s *benchServer) deleteAll(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (s *benchServer) delete(ctx context.Context, session string) error {
+func (s *server) delete(ctx context.Context, session string) error {
 	return s.call(ctx, http.MethodDelete, "/session/"+url.PathEscape(session), nil, nil)
 }
 
-func (s *benchServer) get(ctx context.Context, path string, v any) error {
+func (s *server) get(ctx context.Context, path string, v any) error {
 	return s.call(ctx, http.MethodGet, path, nil, v)
 }
 
 // call makes a request, and reads the answer into v, if there is one. An answer
 // that is no success is an error.
-func (s *benchServer) call(ctx context.Context, method, path string, body []byte, v any) error {
-	status, answer, err := s.client.do(ctx, method, path, body)
+func (s *server) call(ctx context.Context, method, path string, body []byte, v any) error {
+	status, answer, err := s.client.Do(ctx, method, path, body)
 	if err != nil {
 		return err
 	}
 	if status >= 300 {
-		return fmt.Errorf("%s %s: %w", method, path, &refusal{status, answer})
+		return fmt.Errorf("%s %s: %w", method, path, &client.Refusal{Status: status, Body: answer})
 	}
 	if v == nil {
 		return nil
@@ -263,7 +243,7 @@ func (s *benchServer) call(ctx context.Context, method, path string, body []byte
 
 // awaitWarm waits until n agents of a profile are booted ahead and the machine
 // has come to rest.
-func (s *benchServer) awaitWarm(ctx context.Context, name string, n int) error {
+func (s *server) awaitWarm(ctx context.Context, name string, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute+time.Duration(n)*5*time.Second)
 	defer cancel()
 	for {

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -14,44 +14,43 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/valyala/fasthttp"
 
-	"claude-runner/agent/scripted"
 	"claude-runner/backends"
 	"claude-runner/backends/local"
-	"claude-runner/config"
+	"claude-runner/cmd/claude-runner/internal/cli"
 )
 
 // lab is what a run of bench measures with. Its close removes all of it.
 type lab struct {
-	o        benchOptions
+	program  Program
+	o        Options
 	progress io.Writer
 	dir      string // of this run alone, by whose name its processes are known
 	cli      string // "": there is none, and
 	noCLI    string // says why
-	model    *benchModel
+	model    *modelServer
 	http     *http.Client
-	fast     fasthttp.Client // for many requests: see benchServer.post
+	fast     fasthttp.Client // for many requests: see server.post
 	servers  atomic.Int64
 	pipes    atomic.Int64
 	marks    atomic.Int64
 }
 
 // openLab makes the folder, and starts the model.
-func openLab(o benchOptions, progress io.Writer) (*lab, error) {
-	l := &lab{o: o, progress: progress, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}}
-	l.fast.MaxConnsPerHost = max(l.o.conversations, overheadSessions)
-	if o.dataDir != "" {
-		if err := os.MkdirAll(o.dataDir, 0o711); err != nil {
+func openLab(p Program, o Options, progress io.Writer) (*lab, error) {
+	l := &lab{program: p, o: o, progress: progress, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}}
+	l.fast.MaxConnsPerHost = max(l.o.Conversations, overheadSessions)
+	if o.DataDir != "" {
+		if err := os.MkdirAll(o.DataDir, 0o711); err != nil {
 			return nil, fmt.Errorf("--data-dir: %w", err)
 		}
 	}
-	dir, err := os.MkdirTemp(o.dataDir, "claude-runner-bench-")
+	dir, err := os.MkdirTemp(o.DataDir, "claude-runner-bench-")
 	if err != nil {
 		return nil, fmt.Errorf("make the run's folder: %w; name another with --data-dir", err)
 	}
@@ -59,7 +58,7 @@ func openLab(o benchOptions, progress io.Writer) (*lab, error) {
 		err = os.Chmod(dir, 0o711) // sandboxes pass through
 	}
 	if err == nil {
-		l.model, err = startBenchModel()
+		l.model, err = startModel()
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
@@ -93,11 +92,11 @@ func (l *lab) say(format string, args ...any) {
 
 // findCLI finds the CLI, and puts it into a folder by itself, as claude.
 func (l *lab) findCLI() error {
-	path := l.o.cli
+	path := l.o.CLI
 	if path == "" {
 		var err error
 		if path, err = exec.LookPath("claude"); err != nil {
-			return fmt.Errorf("there is no CLI here: %s; or name it with --cli", cliAdvice(""))
+			return fmt.Errorf("there is no CLI here: %s; or name it with --cli", cli.Advice(""))
 		}
 	}
 	path, err := filepath.Abs(path)
@@ -138,20 +137,20 @@ func (l *lab) cliVersion(ctx context.Context) string {
 
 // findBackends asks each wanted backend whether it works. The others are in
 // skipped, with the reason.
-func (l *lab) findBackends(ctx context.Context) (found []*benchBackend, skipped []benchSkipped) {
-	registry := backends.NewRegistry(kinds()...)
+func (l *lab) findBackends(ctx context.Context) (found []*backendResult, skipped []skippedBackend) {
+	registry := backends.NewRegistry(l.program.Kinds...)
 	defer registry.Close()
-	for _, kind := range kinds() {
-		if len(l.o.backends) > 0 && !slices.Contains(l.o.backends, kind.Name) {
+	for _, kind := range l.program.Kinds {
+		if len(l.o.Backends) > 0 && !slices.Contains(l.o.Backends, kind.Name) {
 			continue
 		}
 		status, images, err := l.probe(ctx, registry, kind)
 		if err != nil {
-			skipped = append(skipped, benchSkipped{kind.Name, err.Error()})
+			skipped = append(skipped, skippedBackend{kind.Name, err.Error()})
 			l.say("%s is left out: %v", kind.Name, err)
 			continue
 		}
-		found = append(found, &benchBackend{Name: kind.Name, Version: status.Version, images: images})
+		found = append(found, &backendResult{Name: kind.Name, Version: status.Version, images: images})
 	}
 	return found, skipped
 }
@@ -180,10 +179,10 @@ func (l *lab) probe(ctx context.Context, r *backends.Registry, kind backends.Kin
 	}
 	image := ""
 	if images {
-		image = l.o.image
+		image = l.o.Image
 	}
-	if _, err := cliVersion(ctx, b, image, &config.Config{SandboxUser: l.sandboxUser()}); err != nil {
-		return status, images, fmt.Errorf("the CLI does not start: %w; %s", err, cliAdvice(image))
+	if _, err := cli.Version(ctx, b, image, l.sandboxUser()); err != nil {
+		return status, images, fmt.Errorf("the CLI does not start: %w; %s", err, cli.Advice(image))
 	}
 	return status, images, nil
 }
@@ -213,49 +212,6 @@ func (l *lab) makeFolders(dirs ...string) error {
 
 // mark is a message that no other turn has.
 func (l *lab) mark() string { return "turn " + strconv.FormatInt(l.marks.Add(1), 10) }
-
-// benchModel answers at once, and knows when it was asked what.
-type benchModel struct {
-	server *scripted.Server
-	url    string // on loopback
-
-	mu    sync.Mutex
-	asked map[string]time.Time // by message: the first request
-}
-
-// benchAnswer is what the model says to all.
-const benchAnswer = "done"
-
-func startBenchModel() (*benchModel, error) {
-	m := &benchModel{asked: map[string]time.Time{}}
-	script, err := scripted.Parse([]byte("rules: [{answer: [{text: " + benchAnswer + "}]}]"))
-	if err != nil {
-		return nil, err
-	}
-	m.server = scripted.New(script, scripted.Options{OnRequest: m.note, KeepRequests: -1})
-	m.url, err = m.server.Listen("127.0.0.1:0")
-	return m, err
-}
-
-func (m *benchModel) note(r scripted.Request) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if _, ok := m.asked[r.View.Message]; !ok {
-		m.asked[r.View.Message] = r.At
-	}
-}
-
-// take returns when the model was first asked a message, and forgets it.
-func (m *benchModel) take(message string) (time.Time, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	at, ok := m.asked[message]
-	if !ok {
-		return at, fmt.Errorf("the model was never asked %q", message)
-	}
-	delete(m.asked, message)
-	return at, nil
-}
 
 // pause waits; it is cut short by ctx's end.
 func pause(ctx context.Context, d time.Duration) error {

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"bufio"
@@ -52,7 +52,7 @@ type soakSample struct {
 
 // soaker keeps a server busy.
 type soaker struct {
-	s     *benchServer
+	s     *server
 	until time.Time
 
 	mu          sync.Mutex
@@ -63,7 +63,7 @@ type soaker struct {
 
 // soak keeps a server of all backends at half load: conversations that pause for
 // as long as a turn took, and sessions that come, are reset, and go.
-func (l *lab) soak(ctx context.Context) (_ *benchReport, err error) {
+func (l *lab) soak(ctx context.Context) (_ *report, err error) {
 	r := l.newReport(ctx)
 	if len(r.Backends) == 0 {
 		return r, nil
@@ -73,11 +73,11 @@ func (l *lab) soak(ctx context.Context) (_ *benchReport, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx)) }()
-	k := &soaker{s: s, until: time.Now().Add(l.o.soak)}
-	l.say("soak for %v on %d backends", l.o.soak, len(r.Backends))
+	k := &soaker{s: s, until: time.Now().Add(l.o.Soak)}
+	l.say("soak for %v on %d backends", l.o.Soak, len(r.Backends))
 	report := &soakReport{}
 	g, gctx := errgroup.WithContext(ctx)
-	for i := range max(l.o.conversations, len(r.Backends)) {
+	for i := range max(l.o.Conversations, len(r.Backends)) {
 		g.Go(func() error { return k.converse(gctx, "hot-"+r.Backends[i%len(r.Backends)].Name) })
 	}
 	for _, b := range r.Backends {
@@ -87,7 +87,7 @@ func (l *lab) soak(ctx context.Context) (_ *benchReport, err error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	report.DurationMS, report.Turns, report.NewSessions = ms(l.o.soak), k.turns, k.newSessions
+	report.DurationMS, report.Turns, report.NewSessions = ms(l.o.Soak), k.turns, k.newSessions
 	report.compare()
 	r.Soak = report
 	return r, nil
@@ -101,14 +101,14 @@ func (l *lab) comers(backend string) []string {
 	return []string{"cold-" + backend}
 }
 
-func (l *lab) soakServer(ctx context.Context, all []*benchBackend) (*benchServer, error) {
-	entries, agents := map[string]any{}, map[string]benchProfile{}
+func (l *lab) soakServer(ctx context.Context, all []*backendResult) (*server, error) {
+	entries, agents := map[string]any{}, map[string]agentProfile{}
 	for _, b := range all {
 		entries[b.Name] = backendEntry(b.Name, l.cliDir())
-		agents["hot-"+b.Name] = benchProfile{"idle_timeout": "10m"}
-		agents["cold-"+b.Name] = benchProfile{"idle_timeout": "0s"}
+		agents["hot-"+b.Name] = agentProfile{"idle_timeout": "10m"}
+		agents["cold-"+b.Name] = agentProfile{"idle_timeout": "0s"}
 		if l.o.wants("warm") {
-			agents["warm-"+b.Name] = benchProfile{"idle_timeout": "0s", "keep_warm": 1}
+			agents["warm-"+b.Name] = agentProfile{"idle_timeout": "0s", "keep_warm": 1}
 		}
 		for _, a := range []string{"hot-", "cold-", "warm-"} {
 			if p := agents[a+b.Name]; p != nil {
@@ -118,7 +118,7 @@ func (l *lab) soakServer(ctx context.Context, all []*benchBackend) (*benchServer
 	}
 	return l.start(ctx, map[string]any{
 		"backends": entries, "agents": agents, "default_agent": "hot-" + all[0].Name,
-		"limits": map[string]any{"concurrency": l.o.conversations + 2*len(all)},
+		"limits": map[string]any{"concurrency": l.o.Conversations + 2*len(all)},
 	})
 }
 
@@ -187,8 +187,8 @@ func (k *soaker) turn(ctx context.Context, agentName, session string, hot bool) 
 // watch samples the server until the soak's end.
 func (k *soaker) watch(ctx context.Context, r *soakReport) error {
 	begun := time.Now()
-	warmUp := min(soakWarmUp, k.s.lab.o.soak/3)
-	every := (k.s.lab.o.soak - warmUp) / (soakSamples + 1)
+	warmUp := min(soakWarmUp, k.s.lab.o.Soak/3)
+	every := (k.s.lab.o.Soak - warmUp) / (soakSamples + 1)
 	if err := pause(ctx, warmUp); err != nil {
 		return err
 	}
@@ -236,8 +236,8 @@ func (k *soaker) sample(ctx context.Context) (soakSample, error) {
 }
 
 // metric reads a figure without labels from GET /metrics.
-func (s *benchServer) metric(ctx context.Context, name string) (float64, error) {
-	status, body, err := s.client.do(ctx, http.MethodGet, "/metrics", nil)
+func (s *server) metric(ctx context.Context, name string) (float64, error) {
+	status, body, err := s.client.Do(ctx, http.MethodGet, "/metrics", nil)
 	if err != nil {
 		return 0, err
 	}

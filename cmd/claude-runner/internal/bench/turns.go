@@ -1,26 +1,28 @@
-package main
+package bench
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/dustin/go-humanize/english"
 )
 
 // lane is one sort of turn that is sampled.
 type lane struct {
 	name      string
 	sample    func(context.Context) (moments, error)
-	into      **benchTurns
+	into      **turnsResult
 	reference bool // one that fails is left out
 }
 
 // turns samples turns of all sorts, one of each in each round: what disturbs the
 // machine disturbs all sorts alike.
-func (l *lab) turns(ctx context.Context, _ *benchReport, b *benchBackend) (err error) {
-	agents := map[string]benchProfile{"cold": {"idle_timeout": "0s"}, "hot": {"idle_timeout": "10m"}}
+func (l *lab) turns(ctx context.Context, _ *report, b *backendResult) (err error) {
+	agents := map[string]agentProfile{"cold": {"idle_timeout": "0s"}, "hot": {"idle_timeout": "10m"}}
 	if l.o.wants("warm") {
-		agents["warm"] = benchProfile{"idle_timeout": "0s", "keep_warm": 1}
+		agents["warm"] = agentProfile{"idle_timeout": "0s", "keep_warm": 1}
 	}
 	s, err := l.serve(ctx, b.Name, l.cliDir(), agents)
 	if err != nil {
@@ -35,8 +37,8 @@ func (l *lab) turns(ctx context.Context, _ *benchReport, b *benchBackend) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	l.say("%s: %s of %d sorts", b.Name, count(l.o.samples, "turn"), len(lanes))
-	for range l.o.samples {
+	l.say("%s: %s of %d sorts", b.Name, english.Plural(l.o.Samples, "turn", ""), len(lanes))
+	for range l.o.Samples {
 		for _, lane := range lanes {
 			m, err := lane.sample(ctx)
 			if err != nil && lane.reference && ctx.Err() == nil {
@@ -47,7 +49,7 @@ func (l *lab) turns(ctx context.Context, _ *benchReport, b *benchBackend) (err e
 				return fmt.Errorf("%s: %w", lane.name, err)
 			}
 			if *lane.into == nil {
-				*lane.into = &benchTurns{}
+				*lane.into = &turnsResult{}
 			}
 			(*lane.into).add(m)
 		}
@@ -56,7 +58,7 @@ func (l *lab) turns(ctx context.Context, _ *benchReport, b *benchBackend) (err e
 }
 
 // lanes are the sorts that are wanted, and their references.
-func (l *lab) lanes(ctx context.Context, s *benchServer, b *benchBackend) (lanes []lane, done func() error, err error) {
+func (l *lab) lanes(ctx context.Context, s *server, b *backendResult) (lanes []lane, done func() error, err error) {
 	done = func() error { return nil }
 	if l.o.wants("cold") {
 		lanes = append(lanes, lane{"cold", func(ctx context.Context) (moments, error) { return s.newTurn(ctx, "cold", nil) }, &b.Cold, false})
@@ -107,7 +109,7 @@ func (l *lab) lanes(ctx context.Context, s *benchServer, b *benchBackend) (lanes
 }
 
 // pipedHot is the later turns of one CLI.
-func (l *lab) pipedHot(ctx context.Context, b *benchBackend) (lane, func() error, error) {
+func (l *lab) pipedHot(ctx context.Context, b *backendResult) (lane, func() error, error) {
 	p, err := l.pipe(ctx)
 	if err != nil {
 		return lane{}, nil, err

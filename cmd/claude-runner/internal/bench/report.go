@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -16,26 +16,26 @@ import (
 	"claude-runner/agent/claude"
 )
 
-// benchReport is all that bench has measured, as --json writes it. A unit is in
+// report is all that bench has measured, as --json writes it. A unit is in
 // each name, or in that of what holds it.
-type benchReport struct {
+type report struct {
 	Version     int  `json:"version"`     // of this form
 	Interrupted bool `json:"interrupted"` // the rest was not measured
 
-	Date     time.Time       `json:"date"`
-	Options  benchShown      `json:"options"`
-	Machine  benchMachine    `json:"machine"`
-	Versions benchVersions   `json:"versions"`
-	Backends []*benchBackend `json:"backends"`
-	Skipped  []benchSkipped  `json:"skipped"`
-	Idle     *benchIdle      `json:"idle,omitempty"`
-	Overhead *benchOverhead  `json:"overhead,omitempty"`
-	Targets  []benchTarget   `json:"targets"`
-	Soak     *soakReport     `json:"soak,omitempty"`
+	Date     time.Time        `json:"date"`
+	Options  shownOptions     `json:"options"`
+	Machine  machine          `json:"machine"`
+	Versions versions         `json:"versions"`
+	Backends []*backendResult `json:"backends"`
+	Skipped  []skippedBackend `json:"skipped"`
+	Idle     *idleResult      `json:"idle,omitempty"`
+	Overhead *overheadResult  `json:"overhead,omitempty"`
+	Targets  []target         `json:"targets"`
+	Soak     *soakReport      `json:"soak,omitempty"`
 }
 
-// benchShown are the options that the figures depend on.
-type benchShown struct {
+// shownOptions are the options that the figures depend on.
+type shownOptions struct {
 	Only          []string `json:"only"`
 	Samples       int      `json:"samples"`
 	Burst         int      `json:"burst"`
@@ -44,8 +44,8 @@ type benchShown struct {
 	Image         string   `json:"image"`
 }
 
-// benchMachine is where it was measured.
-type benchMachine struct {
+// machine is where it was measured.
+type machine struct {
 	CPU         string `json:"cpu"`
 	Cores       int    `json:"cores"`
 	MemoryBytes int64  `json:"memory_bytes"`
@@ -53,58 +53,58 @@ type benchMachine struct {
 	System      string `json:"system"` // GOOS/GOARCH
 }
 
-type benchVersions struct {
+type versions struct {
 	Runner string `json:"runner"`
 	Go     string `json:"go"`
 	CLI    string `json:"cli"`
 	Tested string `json:"cli_tested"` // that the runner is tested with
 }
 
-// benchSkipped is a backend that was left out.
-type benchSkipped struct {
+// skippedBackend is a backend that was left out.
+type skippedBackend struct {
 	Backend string `json:"backend"`
 	Reason  string `json:"reason"`
 }
 
-// benchBackend is what was measured on one backend; nil is not measured. Run is
+// backendResult is what was measured on one backend; nil is not measured. Run is
 // the engine's own run of the CLI, Pipe the CLI on a pipe.
-type benchBackend struct {
+type backendResult struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 
-	Cold       *benchTurns `json:"cold,omitempty"`
-	RunTurns   *benchTurns `json:"engine_run_cold,omitempty"`
-	PipeCold   *benchTurns `json:"pipe_cold,omitempty"`
-	Warm       *benchTurns `json:"warm,omitempty"`
-	WarmEnv    *benchTurns `json:"warm_env,omitempty"`
-	PipeBooted *benchTurns `json:"pipe_booted,omitempty"`
-	Hot        *benchTurns `json:"hot,omitempty"`
-	PipeHot    *benchTurns `json:"pipe_hot,omitempty"`
+	Cold       *turnsResult `json:"cold,omitempty"`
+	RunTurns   *turnsResult `json:"engine_run_cold,omitempty"`
+	PipeCold   *turnsResult `json:"pipe_cold,omitempty"`
+	Warm       *turnsResult `json:"warm,omitempty"`
+	WarmEnv    *turnsResult `json:"warm_env,omitempty"`
+	PipeBooted *turnsResult `json:"pipe_booted,omitempty"`
+	Hot        *turnsResult `json:"hot,omitempty"`
+	PipeHot    *turnsResult `json:"pipe_hot,omitempty"`
 
 	Run *engineRun `json:"engine_run,omitempty"`
 
-	Burst     *benchBurst `json:"burst,omitempty"`
-	BurstWarm *benchBurst `json:"burst_warm,omitempty"`
-	BurstRun  *benchBurst `json:"burst_engine_run,omitempty"`
-	BurstPipe *benchBurst `json:"burst_pipe,omitempty"`
+	Burst     *burstResult `json:"burst,omitempty"`
+	BurstWarm *burstResult `json:"burst_warm,omitempty"`
+	BurstRun  *burstResult `json:"burst_engine_run,omitempty"`
+	BurstPipe *burstResult `json:"burst_pipe,omitempty"`
 
-	Load *benchLoad `json:"load,omitempty"`
+	Load *loadResult `json:"load,omitempty"`
 
-	HotAgent  *benchAgent `json:"hot_agent,omitempty"`
-	WarmAgent *benchAgent `json:"warm_agent,omitempty"`
+	HotAgent  *agentResult `json:"hot_agent,omitempty"`
+	WarmAgent *agentResult `json:"warm_agent,omitempty"`
 
 	images bool
 }
 
-// benchTurns are the turns of one sort.
-type benchTurns struct {
+// turnsResult are the turns of one sort.
+type turnsResult struct {
 	Request *quantiles `json:"first_request_ms"`
 	Words   *quantiles `json:"first_words_ms"`
 	Answer  *quantiles `json:"answer_ms"`
 	Ended   *quantiles `json:"ended_ms,omitempty"`
 }
 
-func (t *benchTurns) add(m moments) {
+func (t *turnsResult) add(m moments) {
 	if t.Request == nil {
 		t.Request, t.Words, t.Answer = &quantiles{}, &quantiles{}, &quantiles{}
 	}
@@ -148,45 +148,45 @@ func (q *quantiles) MarshalJSON() ([]byte, error) {
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // newReport says where and what is measured, and finds the backends.
-func (l *lab) newReport(ctx context.Context) *benchReport {
-	r := &benchReport{
+func (l *lab) newReport(ctx context.Context) *report {
+	r := &report{
 		Version: 1, Date: time.Now().UTC().Truncate(time.Second),
-		Options: benchShown{l.o.only, l.o.samples, l.o.burst, l.o.conversations, l.o.duration.Milliseconds(), l.o.image},
+		Options: shownOptions{l.o.Only, l.o.Samples, l.o.Burst, l.o.Conversations, l.o.Duration.Milliseconds(), l.o.Image},
 		Machine: thisMachine(),
-		Versions: benchVersions{
-			Runner: version, Go: runtime.Version(), CLI: l.cliVersion(ctx), Tested: claude.TestedVersion,
+		Versions: versions{
+			Runner: l.program.Version, Go: runtime.Version(), CLI: l.cliVersion(ctx), Tested: claude.TestedVersion,
 		},
-		Skipped: []benchSkipped{}, Targets: []benchTarget{},
+		Skipped: []skippedBackend{}, Targets: []target{},
 	}
 	found, skipped := l.findBackends(ctx)
-	r.Backends, r.Skipped = append([]*benchBackend{}, found...), append(r.Skipped, skipped...)
+	r.Backends, r.Skipped = append([]*backendResult{}, found...), append(r.Skipped, skipped...)
 	return r
 }
 
 // write writes the report where the options want it.
-func (r *benchReport) write(o benchOptions, out io.Writer) error {
-	if o.json != "" {
+func (r *report) write(o Options, out io.Writer) error {
+	if o.JSON != "" {
 		data, err := json.MarshalIndent(r, "", "  ")
 		if err != nil {
 			return err
 		}
 		data = append(data, '\n')
-		if o.json == "-" {
+		if o.JSON == "-" {
 			_, err := out.Write(data)
 			return err
 		}
-		if err := os.WriteFile(o.json, data, 0o644); err != nil {
+		if err := os.WriteFile(o.JSON, data, 0o644); err != nil {
 			return fmt.Errorf("--json: %w", err)
 		}
 	}
-	if o.markdown {
+	if o.Markdown {
 		return r.markdown(out)
 	}
 	return r.text(out)
 }
 
 // failure is the error that a report is, if it is one.
-func (r *benchReport) failure() error {
+func (r *report) failure() error {
 	if r.Soak != nil {
 		if grown := r.Soak.grown(); len(grown) > 0 {
 			return fmt.Errorf("the soak found growth:\n  %s", strings.Join(grown, "\n  "))

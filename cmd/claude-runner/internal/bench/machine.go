@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"runtime"
@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func thisMachine() benchMachine {
-	return benchMachine{
+func thisMachine() machine {
+	return machine{
 		CPU: cpuModel(), Cores: runtime.NumCPU(), MemoryBytes: hostMemory(),
 		Kernel: kernelRelease(), System: runtime.GOOS + "/" + runtime.GOARCH,
 	}

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"bufio"
@@ -13,9 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// gatewayProcess is the name of the gateway's process.
-const gatewayProcess = "claude-runner-gateway"
 
 // foundProcess is a process of this host.
 type foundProcess struct {

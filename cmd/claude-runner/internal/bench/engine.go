@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -105,7 +105,7 @@ func (e *engineRun) once(ctx context.Context) (m moments, err error) {
 	for _, variable := range environ(command.Env) {
 		args = append(args, "--env", variable)
 	}
-	args = slices.Concat(args, e.args, []string{e.lab.o.image}, command.Argv)
+	args = slices.Concat(args, e.args, []string{e.lab.o.Image}, command.Argv)
 	cmd := exec.CommandContext(ctx, e.program, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { // the client's end is not the container's

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -6,12 +6,13 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"golang.org/x/sync/errgroup"
 )
 
-// benchBurst is a number of sessions that begin at once. Where it was measured
+// burstResult is a number of sessions that begin at once. Where it was measured
 // in rounds, each figure is the median round's.
-type benchBurst struct {
+type burstResult struct {
 	Sessions int       `json:"sessions"`
 	TotalMS  float64   `json:"total_ms"`       // until the last answer
 	MedianMS float64   `json:"median_ms"`      // until the median session's answer
@@ -27,19 +28,19 @@ const burstRounds = 3
 
 // burstSort is one sort of burst; run returns when each session was answered.
 type burstSort struct {
-	into **benchBurst
+	into **burstResult
 	run  func(context.Context) (*quantiles, error)
 }
 
 // bursts measures bursts of all sorts, one of each in each round.
-func (l *lab) bursts(ctx context.Context, _ *benchReport, b *benchBackend) error {
+func (l *lab) bursts(ctx context.Context, _ *report, b *backendResult) error {
 	sorts := l.burstSorts(ctx, b)
-	rounds := min(burstRounds, max(1, l.o.samples/5))
-	l.say("%s: %d bursts of %s", b.Name, rounds*len(sorts), count(l.o.burst, "session"))
+	rounds := min(burstRounds, max(1, l.o.Samples/5))
+	l.say("%s: %d bursts of %s", b.Name, rounds*len(sorts), english.Plural(l.o.Burst, "session", ""))
 	for range rounds {
 		for _, sort := range sorts {
 			if *sort.into == nil {
-				*sort.into = &benchBurst{Sessions: l.o.burst}
+				*sort.into = &burstResult{Sessions: l.o.Burst}
 			}
 			answers, err := sort.run(ctx)
 			if err != nil && sort.into != &b.Burst && ctx.Err() == nil { // this host may not bear so many
@@ -57,7 +58,7 @@ func (l *lab) bursts(ctx context.Context, _ *benchReport, b *benchBackend) error
 }
 
 // burstSorts are the bursts of the runner, and what they are compared with.
-func (l *lab) burstSorts(ctx context.Context, b *benchBackend) []burstSort {
+func (l *lab) burstSorts(ctx context.Context, b *backendResult) []burstSort {
 	sorts := []burstSort{{&b.Burst, func(ctx context.Context) (*quantiles, error) { return l.burstCold(ctx, b.Name) }}}
 	if b.Run == nil {
 		b.Run = l.engineRun(ctx, b.Name)
@@ -74,7 +75,7 @@ func (l *lab) burstSorts(ctx context.Context, b *benchBackend) []burstSort {
 	return sorts
 }
 
-func (b *benchBurst) add(answers *quantiles) {
+func (b *burstResult) add(answers *quantiles) {
 	b.Rounds = append(b.Rounds, answers.at(1))
 	b.medians = append(b.medians, answers.at(0.5))
 	b.TotalMS, b.MedianMS = middle(b.Rounds), middle(b.medians)
@@ -85,7 +86,7 @@ func middle(values []float64) float64 { return (&quantiles{slices.Clone(values)}
 
 // burstCold is a burst at a server that has nothing ready.
 func (l *lab) burstCold(ctx context.Context, backend string) (_ *quantiles, err error) {
-	s, err := l.serve(ctx, backend, l.cliDir(), map[string]benchProfile{"cold": {"idle_timeout": "0s"}})
+	s, err := l.serve(ctx, backend, l.cliDir(), map[string]agentProfile{"cold": {"idle_timeout": "0s"}})
 	if err != nil {
 		return nil, err
 	}
@@ -95,12 +96,12 @@ func (l *lab) burstCold(ctx context.Context, backend string) (_ *quantiles, err 
 
 // burstWarm is a burst at a server that has an agent booted for each session.
 func (l *lab) burstWarm(ctx context.Context, backend string) (_ *quantiles, err error) {
-	s, err := l.serve(ctx, backend, l.cliDir(), map[string]benchProfile{"warm": {"idle_timeout": "10m", "keep_warm": l.o.burst}})
+	s, err := l.serve(ctx, backend, l.cliDir(), map[string]agentProfile{"warm": {"idle_timeout": "10m", "keep_warm": l.o.Burst}})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx)) }()
-	if err := s.awaitWarm(ctx, "warm", l.o.burst); err != nil {
+	if err := s.awaitWarm(ctx, "warm", l.o.Burst); err != nil {
 		return nil, err
 	}
 	return l.atOnce(ctx, func(ctx context.Context) (moments, error) { return s.turn(ctx, "warm", s.session(), nil) })
@@ -110,7 +111,7 @@ func (l *lab) burstWarm(ctx context.Context, backend string) (_ *quantiles, err 
 // burst's beginning.
 func (l *lab) atOnce(ctx context.Context, turn func(context.Context) (moments, error)) (*quantiles, error) {
 	g, ctx := errgroup.WithContext(ctx)
-	answers := make([]time.Duration, l.o.burst)
+	answers := make([]time.Duration, l.o.Burst)
 	begun := time.Now()
 	for i := range answers {
 		g.Go(func() error {

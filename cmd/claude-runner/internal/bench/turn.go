@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/fasthttp/websocket"
+
+	"claude-runner/cmd/claude-runner/internal/client"
 )
 
 // moments are a turn's, counted from when its message was sent.
@@ -19,8 +21,8 @@ type moments struct {
 
 // turn runs a task over HTTP as a client with a stream does. The stream is open
 // before the clock starts.
-func (s *benchServer) turn(ctx context.Context, agentName, session string, env map[string]string) (moments, error) {
-	conn, err := s.client.stream(ctx, session)
+func (s *server) turn(ctx context.Context, agentName, session string, env map[string]string) (moments, error) {
+	conn, err := s.client.Stream(ctx, session)
 	if err != nil {
 		return moments{}, err
 	}
@@ -33,7 +35,7 @@ func (s *benchServer) turn(ctx context.Context, agentName, session string, env m
 	}()
 	mark := s.lab.mark()
 	begun := time.Now()
-	status, answer, err := s.client.submit(ctx, taskRequest{SessionID: session, Agent: agentName, Message: mark, Env: env})
+	status, answer, err := s.client.Submit(ctx, client.Task{SessionID: session, Agent: agentName, Message: mark, Env: env})
 	m := moments{answer: time.Since(begun)}
 	if err == nil {
 		err = conn.SetReadDeadline(time.Now().Add(time.Second)) // the stream may be a little behind
@@ -41,7 +43,7 @@ func (s *benchServer) turn(ctx context.Context, agentName, session string, env m
 	if err != nil {
 		err = fmt.Errorf("submit: %w", err)
 	} else if status != http.StatusOK {
-		err = fmt.Errorf("submit: %w", &refusal{status, answer})
+		err = fmt.Errorf("submit: %w", &client.Refusal{Status: status, Body: answer})
 	}
 	if err != nil {
 		conn.Close()
@@ -67,7 +69,7 @@ func (s *benchServer) turn(ctx context.Context, agentName, session string, env m
 func firstWords(conn *websocket.Conn, words chan<- time.Time) {
 	told := false
 	for {
-		var e streamEvent
+		var e client.Event
 		if err := conn.ReadJSON(&e); err != nil {
 			return
 		}
@@ -82,10 +84,10 @@ func firstWords(conn *websocket.Conn, words chan<- time.Time) {
 }
 
 // session returns a name that no session had.
-func (s *benchServer) session() string { return fmt.Sprintf("bench-%d", s.lab.marks.Add(1)) }
+func (s *server) session() string { return fmt.Sprintf("bench-%d", s.lab.marks.Add(1)) }
 
 // newTurn is a turn of a new session, which is deleted behind it.
-func (s *benchServer) newTurn(ctx context.Context, agentName string, env map[string]string) (moments, error) {
+func (s *server) newTurn(ctx context.Context, agentName string, env map[string]string) (moments, error) {
 	session := s.session()
 	m, err := s.turn(ctx, agentName, session, env)
 	if err != nil {
