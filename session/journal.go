@@ -161,11 +161,8 @@ func (l *EventLog) write() {
 		case err == nil:
 			retry = firstRetry
 			<-l.wake
-			if crowded(batch) {
-				select {
-				case <-time.After(crowdTime):
-				case <-l.closing:
-				}
+			if waiting(batch) >= crowd {
+				l.gather()
 			}
 		default:
 			l.log.Error("the database can't be written; trying again", "waiting", len(unwritten), "error", err)
@@ -178,15 +175,35 @@ func (l *EventLog) write() {
 	}
 }
 
-// crowded reports whether many waited for a batch.
-func crowded(batch []*entry) bool {
-	n := 0
-	for _, e := range batch {
+// waiting is how many of the entries somebody waits for.
+func waiting(entries []*entry) (n int) {
+	for _, e := range entries {
 		if e.done != nil {
 			n++
 		}
 	}
-	return n >= crowd
+	return n
+}
+
+// gather waits until there are enough entries for a transaction, and not for long.
+func (l *EventLog) gather() {
+	late := time.NewTimer(gatherTime)
+	defer late.Stop()
+	for {
+		l.mu.Lock()
+		n := waiting(l.pending)
+		l.mu.Unlock()
+		if n >= gathered {
+			return
+		}
+		select {
+		case <-l.wake:
+		case <-late.C:
+			return
+		case <-l.closing:
+			return
+		}
+	}
 }
 
 // writeBatch writes a batch, and returns what is to be tried again, with the

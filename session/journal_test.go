@@ -1,10 +1,13 @@
 package session_test
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"claude-runner/agent"
@@ -74,4 +77,62 @@ func TestNumbersOfANewSession(t *testing.T) {
 		}
 		l.Drop("s")
 	}
+}
+
+// batches is a store that tells how many changes each transaction has.
+type batches struct {
+	session.Store
+	sizes chan int
+	write chan struct{} // a transaction ends when one is taken from it
+}
+
+func (b *batches) Apply(_ context.Context, changes []session.Change) error {
+	if len(changes) > 0 {
+		b.sizes <- len(changes)
+		<-b.write
+	}
+	return nil
+}
+
+// TestCrowdIsGathered: behind a transaction for which many waited, the next one has
+// those who come a little later, as many as are enough, or who came in time.
+func TestCrowdIsGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &batches{sizes: make(chan int, 1), write: make(chan struct{})}
+		l := session.OpenEventLog(store, slog.New(slog.DiscardHandler))
+		defer l.Close()
+		submit := func(n int) {
+			for i := range n {
+				l.Begin(fmt.Sprint(i), session.Change{}, true)
+			}
+			synctest.Wait()
+		}
+		begun := time.Now()
+		holds := func(what string, size int, after time.Duration) {
+			t.Helper()
+			if got, took := <-store.sizes, time.Since(begun); got != size || took != after {
+				t.Errorf("%s: a transaction of %d after %v, want %d after %v", what, got, took, size, after)
+			}
+			begun = time.Now()
+		}
+		submit(1)
+		holds("one alone", 1, 0)
+		submit(3) // while that one is written
+		store.write <- struct{}{}
+		holds("behind one alone", 3, 0)
+		store.write <- struct{}{}
+		submit(4)
+		if len(store.sizes) > 0 {
+			t.Error("four behind a crowd are not waited for")
+		}
+		submit(1)
+		holds("five behind a crowd", 5, 0)
+		store.write <- struct{}{}
+		submit(2)
+		holds("two behind a crowd", 2, time.Millisecond)
+		store.write <- struct{}{}
+		submit(1)
+		holds("one behind two", 1, 0)
+		store.write <- struct{}{}
+	})
 }
