@@ -126,7 +126,7 @@ func (l *lab) measure(ctx context.Context) (*report, error) {
 	r := l.newReport(ctx)
 	var errs []error
 	for _, b := range r.Backends {
-		if err := l.measureBackend(ctx, r, b); err != nil {
+		if err := l.measureBackend(ctx, b); err != nil {
 			if ctx.Err() != nil {
 				r.judge()
 				return r, err
@@ -152,10 +152,10 @@ func (l *lab) measure(ctx context.Context) (*report, error) {
 }
 
 // measureBackend runs the parts of one backend.
-func (l *lab) measureBackend(ctx context.Context, r *report, b *backendResult) error {
+func (l *lab) measureBackend(ctx context.Context, b *backendResult) error {
 	for _, part := range []struct {
 		wanted bool
-		run    func(context.Context, *report, *backendResult) error
+		run    func(context.Context, *backendResult) error
 	}{
 		{l.o.wants("cold", "warm", "hot"), l.turns},
 		{l.o.wants("burst"), l.bursts},
@@ -165,7 +165,7 @@ func (l *lab) measureBackend(ctx context.Context, r *report, b *backendResult) e
 		if !part.wanted {
 			continue
 		}
-		if err := part.run(ctx, r, b); err != nil {
+		if err := part.run(ctx, b); err != nil {
 			return err
 		}
 	}

@@ -33,7 +33,7 @@ type burstSort struct {
 }
 
 // bursts measures bursts of all sorts, one of each in each round.
-func (l *lab) bursts(ctx context.Context, _ *report, b *backendResult) error {
+func (l *lab) bursts(ctx context.Context, b *backendResult) error {
 	sorts := l.burstSorts(ctx, b)
 	rounds := min(burstRounds, max(1, l.o.Samples/5))
 	l.say("%s: %d bursts of %s", b.Name, rounds*len(sorts), english.Plural(l.o.Burst, "session", ""))

@@ -44,7 +44,7 @@ type use struct {
 }
 
 // load measures conversations with the real CLI.
-func (l *lab) load(ctx context.Context, _ *report, b *backendResult) (err error) {
+func (l *lab) load(ctx context.Context, b *backendResult) (err error) {
 	l.say("%s: %s for %v", b.Name, english.Plural(l.o.Conversations, "hot conversation", ""), l.o.Duration)
 	s, err := l.serve(ctx, b.Name, l.cliDir(), map[string]agentProfile{"hot": {"idle_timeout": "10m"}})
 	if err != nil {
@@ -187,6 +187,14 @@ func (s *server) processes() serverProcesses {
 func (s *server) folder() string {
 	return filepath.Join(filepath.Base(s.lab.dir), filepath.Base(s.dir)) + "/"
 }
+
+// foundProcess is a process of this host.
+type foundProcess struct {
+	pid  int
+	name string // the base name of its first argument
+}
+
+func (p foundProcess) String() string { return fmt.Sprintf("%d (%s)", p.pid, p.name) }
 
 func (u *processUse) add(v processUse) {
 	u.memory += v.memory

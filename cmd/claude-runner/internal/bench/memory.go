@@ -34,7 +34,7 @@ const (
 )
 
 // agentMemory measures hot and warm agents that wait.
-func (l *lab) agentMemory(ctx context.Context, _ *report, b *backendResult) error {
+func (l *lab) agentMemory(ctx context.Context, b *backendResult) error {
 	n := min(l.o.Conversations, memoryOf)
 	l.say("%s: memory of %s", b.Name, english.Plural(n, "agent", ""))
 	var err error

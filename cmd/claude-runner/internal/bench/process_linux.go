@@ -10,17 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
-
-// foundProcess is a process of this host.
-type foundProcess struct {
-	pid  int
-	name string // the base name of its first argument
-}
-
-func (p foundProcess) String() string { return fmt.Sprintf("%d (%s)", p.pid, p.name) }
 
 // processesIn lists the processes that work in a folder, by its name: their
 // command line or working folder is in it or, where they are in a container, a
@@ -118,11 +108,3 @@ func cpuModel() string {
 }
 
 func hostMemory() int64 { return kilobytes("/proc/meminfo", "MemTotal:") }
-
-func kernelRelease() string {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return ""
-	}
-	return unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:])
-}

@@ -2,19 +2,7 @@
 
 package bench
 
-import (
-	"errors"
-	"fmt"
-
-	"golang.org/x/sys/unix"
-)
-
-type foundProcess struct {
-	pid  int
-	name string
-}
-
-func (p foundProcess) String() string { return fmt.Sprintf("%d (%s)", p.pid, p.name) }
+import "errors"
 
 // This system does not tell cheaply what a process holds: figures of memory and
 // of others' processor time are zero here, and left out of the table.
@@ -30,11 +18,3 @@ func descriptors(int) int { return 0 }
 func cpuModel() string { return "" }
 
 func hostMemory() int64 { return 0 }
-
-func kernelRelease() string {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return ""
-	}
-	return unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:])
-}

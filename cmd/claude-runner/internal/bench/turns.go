@@ -19,7 +19,7 @@ type lane struct {
 
 // turns samples turns of all sorts, one of each in each round: what disturbs the
 // machine disturbs all sorts alike.
-func (l *lab) turns(ctx context.Context, _ *report, b *backendResult) (err error) {
+func (l *lab) turns(ctx context.Context, b *backendResult) (err error) {
 	agents := map[string]agentProfile{"cold": {"idle_timeout": "0s"}, "hot": {"idle_timeout": "10m"}}
 	if l.o.wants("warm") {
 		agents["warm"] = agentProfile{"idle_timeout": "0s", "keep_warm": 1}
