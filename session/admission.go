@@ -12,7 +12,7 @@ import (
 // admission lets a few agents boot at a time. Of those that wait, the one goes
 // next whose owner has the fewest that boot, and among those the one that came
 // first. Agents that boot for nobody yet wait until no task waits for its agent,
-// but not for good.
+// but not for good; and so do those that are done, to end.
 type admission struct {
 	limit int
 	begin *semaphore.Weighted // turns of agents that stand ready
@@ -25,6 +25,8 @@ type admission struct {
 	hushed  bool           // it runs
 	quiet   time.Duration  // that it runs for
 	waiting []*entrant
+	done    []func() // each ends an agent that is done, and returns when it has
+	ending  int      // those under way
 }
 
 // entrant is an agent that waits to boot.
@@ -94,6 +96,7 @@ func (q *admission) admit(ctx context.Context, e *entrant, wait func(ahead int))
 	q.mu.Lock()
 	if i := slices.Index(q.waiting, e); i >= 0 {
 		q.waiting = slices.Delete(q.waiting, i, i+1)
+		q.next() // others may have waited for this one alone
 		q.mu.Unlock()
 		return nil, context.Cause(ctx)
 	}
@@ -174,8 +177,47 @@ func (q *admission) beginTurn(ctx context.Context, first bool) (*beginning, erro
 	return &beginning{asked: asked, end: end}, nil
 }
 
-// next lets in as many as may boot. q.mu is held.
+// isCalm reports whether no task waits for its agent.
+func (q *admission) isCalm() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.calm()
+}
+
+// calm is isCalm where q.mu is held.
+func (q *admission) calm() bool {
+	return q.turns == 0 && len(q.owners) == 0 && !q.hushed && !slices.ContainsFunc(q.waiting, func(e *entrant) bool { return !e.spare })
+}
+
+// whenCalm has end called once no task waits for its agent. It is to end an agent
+// that is done, and to return when that has ended.
+func (q *admission) whenCalm(end func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.done = append(q.done, end)
+	q.next()
+}
+
+// next lets in as many as may boot, and has as many end as may at a time. q.mu is
+// held.
 func (q *admission) next() {
+	q.boot()
+	for len(q.done) > 0 && q.ending < q.limit && q.calm() {
+		end := q.done[0]
+		q.done = slices.Delete(q.done, 0, 1)
+		q.ending++
+		go func() {
+			end()
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			q.ending--
+			q.next()
+		}()
+	}
+}
+
+// boot lets in as many as may boot. q.mu is held.
+func (q *admission) boot() {
 	for q.booting < q.limit {
 		i := q.first()
 		if i < 0 {
@@ -202,7 +244,7 @@ func (q *admission) first() int {
 	if best >= 0 {
 		return best
 	}
-	calm := q.turns == 0 && len(q.owners) == 0 && !q.hushed
+	calm := q.calm()
 	return slices.IndexFunc(q.waiting, func(e *entrant) bool { return calm || e.urgent })
 }
 

@@ -159,3 +159,57 @@ func TestSpareAgentsWaitForABurst(t *testing.T) {
 		t.Errorf("%s boots", got)
 	}
 }
+
+// Agents that are done end as few at a time as others boot, and when no task waits
+// for its own.
+func TestDoneAgentsWaitForCalm(t *testing.T) {
+	q := session.NewAdmission(1)
+	ending, ended := make(chan string), make(chan struct{})
+	done := func(name string) {
+		q.WhenCalm(func() {
+			ending <- name
+			<-ended
+		})
+	}
+	none := func(while string) {
+		t.Helper()
+		select {
+		case name := <-ending:
+			t.Errorf("%s ends %s", name, while)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	boots, err := q.Enter(t.Context(), "somebody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done("first")
+	done("second")
+	none("while a task's agent boots")
+	boots()
+	if name := <-ending; name != "first" {
+		t.Errorf("%s ends first", name)
+	}
+	none("beside the first")
+	if boots, err = q.Enter(t.Context(), "somebody"); err != nil {
+		t.Fatal(err)
+	}
+	ended <- struct{}{}
+	none("while another boots")
+	ctx, cancel := context.WithCancel(t.Context())
+	waits := make(chan error)
+	go func() {
+		_, err := q.Enter(ctx, "somebody else")
+		waits <- err
+	}()
+	eventually(t, "one waits", func() bool { return q.Waiting() == 1 })
+	cancel()
+	if err := <-waits; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	boots()
+	if name := <-ending; name != "second" {
+		t.Errorf("%s ends second", name)
+	}
+	ended <- struct{}{}
+}

@@ -95,6 +95,9 @@ func (q Admission) Taken(quiet time.Duration) {
 	q.taken()
 }
 
+// WhenCalm has end called once no task waits for its agent.
+func (q Admission) WhenCalm(end func()) { q.whenCalm(end) }
+
 func (q Admission) Waiting() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -109,3 +112,14 @@ func (q Admission) Booting() int {
 
 // PoolsOn is how warm agents stand on a backend.
 func (m *Manager) PoolsOn(backend string) []PoolState { return m.poolsOn(backend) }
+
+// MeasuredAtRest reports whether an agent is not measured again that was put to
+// rest (0: it was not) and measured so long ago.
+func MeasuredAtRest(rested, measuredAgo time.Duration) bool {
+	now := time.Now()
+	p := &process{memory: measured{at: now.Add(-measuredAgo)}}
+	if rested > 0 {
+		p.rested = now.Add(-rested)
+	}
+	return p.measuredAtRest()
+}

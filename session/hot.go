@@ -15,18 +15,19 @@ import (
 // rest: until then it may have things to write down.
 const restAfter = 10 * time.Second
 
-// keep makes the process wait for a task. stop ends it when none comes for so
-// long; 0: it waits for good.
-func (p *process) keep(idle time.Duration, stop func()) {
+// keep makes the process wait for a task, and has it rest after a while. stop ends
+// it when none comes for so long; idle 0: it waits for good.
+func (p *process) keep(rest, idle time.Duration, stop func()) {
 	p.since.Store(time.Now().UnixNano())
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.waiting = true
-	p.rest = time.AfterFunc(restAfter, func() {
+	p.rest = time.AfterFunc(rest, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.waiting { // else a task's message may have been sent
 			p.in.control(backends.ControlRest)
+			p.rested = time.Now()
 		}
 	})
 	if idle > 0 {
@@ -38,7 +39,7 @@ func (p *process) keep(idle time.Duration, stop func()) {
 func (p *process) unkeep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.waiting = false
+	p.waiting, p.rested = false, time.Time{}
 	p.rest.Stop()
 	if p.idle != nil {
 		p.idle.Stop()
@@ -82,30 +83,62 @@ func (m *Manager) takeHot(ctx context.Context, l *live) (*process, error) {
 // keepHot keeps the agent for the session's next message, for a while. It is
 // false where the runner is closing.
 func (m *Manager) keepHot(l *live, p *process, idle time.Duration) bool {
+	return m.keepIn(l, p, restAfter, idle)
+}
+
+// keepIn makes the agent wait in a session, to rest and to end after a while. It
+// is false where the runner is closing.
+func (m *Manager) keepIn(l *live, p *process, rest, idle time.Duration) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closing {
 		return false
 	}
 	l.hot = p
-	p.keep(idle, func() { m.expire(l, p) })
+	p.keep(rest, idle, func() { m.expire(l, p) })
 	m.kickMemory()
 	return true
 }
 
-// expire ends an agent that waits in a session, if it still does.
-func (m *Manager) expire(l *live, p *process) {
+// expire ends an agent that waits in a session, if it still does: nil, where it
+// does not.
+func (m *Manager) expire(l *live, p *process) *pending {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if l.hot != p || l.pending != nil || m.closing { // another took it: a task, or Close
-		return
+		return nil
 	}
 	l.hot = nil
-	m.pend(l, func() error {
+	return m.pend(l, func() error {
 		p.unkeep()
 		m.stop(p)
 		return nil
 	}, nil)
+}
+
+const (
+	// donePatience is how long an agent that is done stays, while there is always
+	// a task that waits for its own.
+	donePatience = 10 * time.Second
+	// doneRest is when it rests: it writes down its memory within a tenth of a
+	// second.
+	doneRest = 300 * time.Millisecond
+)
+
+// endLater ends an agent that is done once no task waits for its own: to end takes
+// the processors a good part of what booting does. No task gets it meanwhile; the
+// session's next one ends it. It is false where the runner is closing.
+func (m *Manager) endLater(l *live, p *process) bool {
+	p.base = ""
+	if !m.keepIn(l, p, doneRest, donePatience) {
+		return false
+	}
+	m.admission.whenCalm(func() {
+		if ending := m.expire(l, p); ending != nil {
+			<-ending.done
+		}
+	})
+	return true
 }
 
 // pend runs do, for which the session's next task waits. m.mu is held.

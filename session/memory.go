@@ -13,6 +13,7 @@ import (
 const (
 	measureInterval  = 2 * time.Second
 	pressureInterval = 250 * time.Millisecond // while the host lacks memory
+	restingInterval  = time.Minute            // for an agent at rest, which takes what it took
 	measureTimeout   = 5 * time.Second
 	measureAtOnce    = 8
 
@@ -38,10 +39,9 @@ type idleSize struct {
 // idleAgent is one of them, with what ends it.
 type idleAgent struct {
 	*process
-	warm   bool
-	since  int64 // Unix time in nanoseconds
-	memory int64 // bytes
-	evict  func()
+	warm  bool
+	since int64 // Unix time in nanoseconds
+	evict func()
 }
 
 // IdleAgents returns how many agents wait, and what they take.
@@ -141,16 +141,16 @@ func (m *Manager) boundMemory() time.Duration {
 	slices.SortFunc(idle, func(a, b idleAgent) int { return cmp.Compare(a.since, b.since) })
 	var size idleSize
 	for _, a := range idle {
-		size.total += a.memory
+		size.total += a.memory.bytes
 		if a.warm {
-			size.warm = max(size.warm, a.memory)
+			size.warm = max(size.warm, a.memory.bytes)
 		}
 	}
 	ended := 0
 	for m.opts.Memory > 0 && size.total > m.opts.Memory && ended < len(idle) {
-		m.log.Info("an idle agent is ended: limits.memory", "folder", idle[ended].folder, "memory", idle[ended].memory, "of", size.total)
+		m.log.Info("an idle agent is ended: limits.memory", "folder", idle[ended].folder, "memory", idle[ended].memory.bytes, "of", size.total)
 		idle[ended].evict()
-		size.total -= idle[ended].memory
+		size.total -= idle[ended].memory.bytes
 		ended++
 	}
 	m.setIdleSize(size)
@@ -158,7 +158,7 @@ func (m *Manager) boundMemory() time.Duration {
 		return measureInterval
 	}
 	if ended == 0 {
-		m.log.Warn("an idle agent is ended: the host lacks memory", "folder", idle[0].folder, "memory", idle[0].memory)
+		m.log.Warn("an idle agent is ended: the host lacks memory", "folder", idle[0].folder, "memory", idle[0].memory.bytes)
 		idle[0].evict()
 	}
 	return pressureInterval
@@ -177,16 +177,28 @@ func (m *Manager) measureAgents(all []idleAgent) {
 	defer cancel()
 	var g errgroup.Group
 	g.SetLimit(measureAtOnce)
-	for i := range all {
+	for _, a := range all {
+		if a.measuredAtRest() {
+			continue
+		}
 		g.Go(func() error {
-			u, err := all[i].sandbox.Usage(ctx)
-			if err == nil {
-				all[i].memory = u.Memory
+			at := time.Now()
+			a.memory = measured{}
+			if u, err := a.sandbox.Usage(ctx); err == nil {
+				a.memory = measured{at, u.Memory}
 			}
 			return nil
 		})
 	}
 	_ = g.Wait() // the functions return nil
+}
+
+// measuredAtRest reports whether the process takes what it took when it was last
+// measured, as far as is to be known.
+func (p *process) measuredAtRest() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.rested.IsZero() && p.memory.at.After(p.rested) && time.Since(p.memory.at) < restingInterval
 }
 
 // hostIsShort reports whether the host has too little memory to hold agents that

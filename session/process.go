@@ -20,7 +20,7 @@ type process struct {
 	sandbox  backends.Sandbox
 	launch   agent.Launch
 	conv     agent.Conversation
-	base     string // what it was started with, by bases; a task of another can't use it
+	base     string // what it was started with, by bases; a task of another can't use it, and of "" none
 	env      string // the envKey of its task's
 	fresh    bool   // it was started ahead of its first task, and has had none
 	folder   string // its folder below sessions: its session's, or one that moveIn gives to a session
@@ -32,10 +32,18 @@ type process struct {
 	looked   time.Time // when its session's disk was last looked at; for the task that has it
 
 	since   atomic.Int64 // when it began to wait for a task, as Unix time in nanoseconds
+	memory  measured     // for watchMemory alone
 	mu      sync.Mutex   // guards what follows
 	waiting bool
+	rested  time.Time   // when it was put to rest; zero: it is not at rest
 	rest    *time.Timer // puts it to rest
 	idle    *time.Timer // ends it; nil in a pool
+}
+
+// measured is what an agent took at a time.
+type measured struct {
+	at    time.Time
+	bytes int64
 }
 
 // controlledInput is a sandbox's standard input, which the agent's driver and

@@ -373,18 +373,29 @@ func (a *attempt) settle(err error) {
 		return
 	}
 	a.proc = nil
-	if err == nil && a.profile.IdleTimeout > 0 && p.conv.Alive() {
-		if len(a.result.Tools) > 0 { // what they have left behind is no part of the next turn
-			p.in.control(backends.ControlSweep)
-		}
-		if a.m.keepHot(a.live, p, a.profile.IdleTimeout) {
-			return
-		}
+	if err == nil && p.conv.Alive() && a.stays(p) {
+		return
 	}
 	if c := CodeOf(err); c == CodeOutputLimit || c == CodeDiskLimit {
 		a.m.stopSandbox(p.backend, p.sandbox, 0)
 	}
 	a.m.stop(p)
+}
+
+// stays reports whether the agent stays behind its turn: for the next message, or
+// since others are in a hurry.
+func (a *attempt) stays(p *process) bool {
+	idle := a.profile.IdleTimeout
+	if idle == 0 && a.m.admission.isCalm() {
+		return false
+	}
+	if len(a.result.Tools) > 0 { // what they have left behind is no part of the next turn
+		p.in.control(backends.ControlSweep)
+	}
+	if idle == 0 {
+		return a.m.endLater(a.live, p)
+	}
+	return a.m.keepHot(a.live, p, idle)
 }
 
 func (a *attempt) emit(e Event) {

@@ -297,6 +297,60 @@ func TestIdleMemory(t *testing.T) {
 	}
 }
 
+// An agent that is done ends behind those that boot for a task, and no task gets it.
+func TestDoneAgentEndsBehindBoots(t *testing.T) {
+	s := &starts{}
+	w := newWorld(t, func(o *session.Options, _ *agent.Profile) { o.Observers = append(o.Observers, s) })
+	b, _ := w.opts.Backends.Backend("local")
+	sandboxes := func() int {
+		handles, err := b.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(handles)
+	}
+	boots := w.submit("boots", hold) // it says nothing meanwhile: its agent may have to boot still
+	w.started("boots")
+
+	first := w.run("a", "echo $$")
+	eventually(t, "it stays", func() bool { return w.IdleAgents().Hot == 1 })
+	if second := w.run("a", "echo $$"); second == first {
+		t.Errorf("the session's next task has the agent %s, which was done", first)
+	}
+	w.run("b", "echo x")
+	eventually(t, "both stay", func() bool { return w.IdleAgents().Hot == 2 })
+	if n := sandboxes(); n != 3 {
+		t.Errorf("there are %d sandboxes, want one for each session", n)
+	}
+	if err := w.Delete(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	if n := sandboxes(); n != 2 {
+		t.Errorf("there are %d sandboxes behind the end of a session, want 2", n)
+	}
+
+	w.letGo("boots")
+	w.wait(boots)
+	eventually(t, "none is left", func() bool { return sandboxes() == 0 })
+	s.want(t, 4, 0, 0)
+}
+
+func TestAgentAtRestIsNotMeasuredAgain(t *testing.T) {
+	for _, c := range []struct {
+		rested, measured time.Duration
+		want             bool
+	}{
+		{0, time.Second, false},
+		{time.Second, 2 * time.Second, false}, // it may have grown before it came to rest
+		{3 * time.Second, 2 * time.Second, true},
+		{time.Hour, 2 * time.Minute, false},
+	} {
+		if got := session.MeasuredAtRest(c.rested, c.measured); got != c.want {
+			t.Errorf("at rest for %v, measured %v ago: %v", c.rested, c.measured, got)
+		}
+	}
+}
+
 func TestHotAgentThatHasEnded(t *testing.T) {
 	w := newWorld(t, func(_ *session.Options, p *agent.Profile) { p.IdleTimeout = time.Hour })
 	w.run("a", "echo x")

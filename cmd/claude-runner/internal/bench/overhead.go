@@ -20,7 +20,7 @@ type overheadResult struct {
 
 // overheadSessions is how many sessions the agents that do nothing have: as many as
 // keep two cores busy, and no more, for each more waits for the others.
-const overheadSessions = 12
+const overheadSessions = 10
 
 // overhead measures hot tasks of an agent that does nothing, as plain processes.
 func (l *lab) overhead(ctx context.Context) (_ *overheadResult, err error) {
@@ -38,7 +38,10 @@ func (l *lab) overhead(ctx context.Context) (_ *overheadResult, err error) {
 	if err := os.WriteFile(filepath.Join(dir, "claude"), []byte(script), 0o755); err != nil {
 		return nil, err
 	}
-	s, err := l.serve(ctx, local.Kind().Name, dir, map[string]agentProfile{"nothing": {"idle_timeout": "10m"}})
+	// Without limits that plain processes are not held to, and of which each task
+	// would warn.
+	limits := map[string]any{"memory": 0, "cpus": 0, "pids": 0, "tmp": 0}
+	s, err := l.serve(ctx, local.Kind().Name, dir, map[string]agentProfile{"nothing": {"idle_timeout": "10m", "limits": limits}})
 	if err != nil {
 		return nil, err
 	}
