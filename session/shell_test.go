@@ -204,8 +204,38 @@ func openWorld(t testing.TB, dir string, change func(*session.Options, *agent.Pr
 	if w.Manager, err = session.Open(context.Background(), w.opts); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(w.close)
+	t.Cleanup(func() {
+		w.close()
+		endSandboxes(t, dir)
+	})
 	return w
+}
+
+// endSandboxes ends what a manager left running, for the next one to take over.
+func endSandboxes(t testing.TB, dir string) {
+	t.Helper()
+	ctx := context.Background()
+	reg := newRegistry(t, dir)
+	b, _ := reg.Backend("local")
+	handles, err := b.List(ctx)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, h := range handles {
+		s, err := b.Recover(ctx, h, 0)
+		if errors.Is(err, backends.ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			err = s.Stop(ctx, 0)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if err := reg.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // sandboxUser is who sandboxes are where the tests are root.
