@@ -42,13 +42,6 @@ const (
 	// lazyTime is how long an event may lie until one of its session comes that
 	// somebody waits for. To be stored with that, it costs next to nothing.
 	lazyTime = 5 * time.Millisecond
-
-	// Where a crowd waited for the last transaction, the next one is begun when as
-	// many wait as are gathered, or gatherTime later: a transaction costs more than
-	// most of what is in it.
-	crowd      = 3
-	gathered   = 5
-	gatherTime = time.Millisecond
 )
 
 // stream is what is in memory of one session that is being read.

@@ -161,9 +161,6 @@ func (l *EventLog) write() {
 		case err == nil:
 			retry = firstRetry
 			<-l.wake
-			if waiting(batch) >= crowd {
-				l.gather()
-			}
 		default:
 			l.log.Error("the database can't be written; trying again", "waiting", len(unwritten), "error", err)
 			select {
@@ -171,37 +168,6 @@ func (l *EventLog) write() {
 			case <-l.closing:
 			}
 			retry = min(2*retry, lastRetry)
-		}
-	}
-}
-
-// waiting is how many of the entries somebody waits for.
-func waiting(entries []*entry) (n int) {
-	for _, e := range entries {
-		if e.done != nil {
-			n++
-		}
-	}
-	return n
-}
-
-// gather waits until there are enough entries for a transaction, and not for long.
-func (l *EventLog) gather() {
-	late := time.NewTimer(gatherTime)
-	defer late.Stop()
-	for {
-		l.mu.Lock()
-		n := waiting(l.pending)
-		l.mu.Unlock()
-		if n >= gathered {
-			return
-		}
-		select {
-		case <-l.wake:
-		case <-late.C:
-			return
-		case <-l.closing:
-			return
 		}
 	}
 }
