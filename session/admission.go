@@ -25,8 +25,8 @@ type admission struct {
 	hushed  bool           // it runs
 	quiet   time.Duration  // that it runs for
 	waiting []*entrant
-	done    []func() // each ends an agent that is done, and returns when it has
-	ending  int      // those under way
+	done    []*leaver
+	ending  int // of those, how many end now
 }
 
 // entrant is an agent that waits to boot.
@@ -37,8 +37,14 @@ type entrant struct {
 	in     chan bool // closed when it may boot
 }
 
-// sparePatience is how long an agent waits that boots for nobody yet, while
-// there is always a task that waits for its own.
+// leaver is an agent that is done and waits to end.
+type leaver struct {
+	end      func() // ends it, and returns when it has ended
+	patience *time.Timer
+}
+
+// sparePatience is how long an agent waits that boots for nobody yet, or is done,
+// while there is always a task that waits for its own.
 const sparePatience = 10 * time.Second
 
 func newAdmission(limit int) *admission {
@@ -177,7 +183,7 @@ func (q *admission) beginTurn(ctx context.Context, first bool) (*beginning, erro
 	return &beginning{asked: asked, end: end}, nil
 }
 
-// isCalm reports whether no task waits for its agent.
+// isCalm reports whether no task waits for an agent that boots, or has just begun.
 func (q *admission) isCalm() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -186,33 +192,46 @@ func (q *admission) isCalm() bool {
 
 // calm is isCalm where q.mu is held.
 func (q *admission) calm() bool {
-	return q.turns == 0 && len(q.owners) == 0 && !q.hushed && !slices.ContainsFunc(q.waiting, func(e *entrant) bool { return !e.spare })
+	return len(q.owners) == 0 && !q.hushed && !slices.ContainsFunc(q.waiting, func(e *entrant) bool { return !e.spare })
 }
 
-// whenCalm has end called once no task waits for its agent. It is to end an agent
+// whenCalm has end called when isCalm, or a while later. It is to end an agent
 // that is done, and to return when that has ended.
 func (q *admission) whenCalm(end func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.done = append(q.done, end)
+	l := &leaver{end: end}
+	l.patience = time.AfterFunc(sparePatience, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if i := slices.Index(q.done, l); i >= 0 {
+			q.end(i)
+		}
+	})
+	q.done = append(q.done, l)
 	q.next()
 }
 
-// next lets in as many as may boot, and has as many end as may at a time. q.mu is
-// held.
+// end has an agent end that is done. q.mu is held.
+func (q *admission) end(i int) {
+	l := q.done[i]
+	q.done = slices.Delete(q.done, i, i+1)
+	l.patience.Stop()
+	q.ending++
+	go func() {
+		l.end()
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.ending--
+		q.next()
+	}()
+}
+
+// next lets in as many as may boot, and has as many end at a time. q.mu is held.
 func (q *admission) next() {
 	q.boot()
 	for len(q.done) > 0 && q.ending < q.limit && q.calm() {
-		end := q.done[0]
-		q.done = slices.Delete(q.done, 0, 1)
-		q.ending++
-		go func() {
-			end()
-			q.mu.Lock()
-			defer q.mu.Unlock()
-			q.ending--
-			q.next()
-		}()
+		q.end(0)
 	}
 }
 
@@ -244,7 +263,7 @@ func (q *admission) first() int {
 	if best >= 0 {
 		return best
 	}
-	calm := q.calm()
+	calm := q.turns == 0 && q.calm()
 	return slices.IndexFunc(q.waiting, func(e *entrant) bool { return calm || e.urgent })
 }
 

@@ -116,21 +116,17 @@ func (m *Manager) expire(l *live, p *process) *pending {
 	}, nil)
 }
 
-const (
-	// donePatience is how long an agent that is done stays, while there is always
-	// a task that waits for its own.
-	donePatience = 10 * time.Second
-	// doneRest is when it rests: it writes down its memory within a tenth of a
-	// second.
-	doneRest = 300 * time.Millisecond
-)
+// doneRest is when an agent rests that is done: it writes down its memory within a
+// tenth of a second.
+const doneRest = 300 * time.Millisecond
 
-// endLater ends an agent that is done once no task waits for its own: to end takes
-// the processors a good part of what booting does. No task gets it meanwhile; the
-// session's next one ends it. It is false where the runner is closing.
+// endLater ends an agent that is done when no task waits for its own to boot: to
+// end takes the processors a good part of what booting does. No task gets it
+// meanwhile; the session's next one ends it. It is false where the runner is
+// closing.
 func (m *Manager) endLater(l *live, p *process) bool {
 	p.base = ""
-	if !m.keepIn(l, p, doneRest, donePatience) {
+	if !m.keepIn(l, p, doneRest, 0) {
 		return false
 	}
 	m.admission.whenCalm(func() {
