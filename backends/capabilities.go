@@ -3,6 +3,7 @@ package backends
 import (
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 
 	"github.com/docker/go-units"
@@ -80,6 +81,24 @@ func (c Capabilities) Path(m Mount) string {
 		return m.Target
 	}
 	return m.Source
+}
+
+// SandboxUser is who sandboxes are, and who owns the folders that they have:
+// OwnUser, or FixedUser where the runner is root.
+func (c Capabilities) SandboxUser(unprivileged User) User {
+	if os.Geteuid() == 0 && c.FixedUser != nil {
+		return *c.FixedUser
+	}
+	return OwnUser(unprivileged)
+}
+
+// OwnUser is the user of this process, whose files no other can use, or where
+// that is root the unprivileged one.
+func OwnUser(unprivileged User) User {
+	if uid := os.Geteuid(); uid != 0 {
+		return User{UID: uid, GID: os.Getegid()}
+	}
+	return unprivileged
 }
 
 // Unenforced names the limits of l that a backend with capabilities c does not

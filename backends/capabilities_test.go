@@ -1,6 +1,7 @@
 package backends_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,21 @@ func TestCapabilitiesPath(t *testing.T) {
 	}
 	if got := (backends.Capabilities{}).Path(m); got != "/host" {
 		t.Errorf("without MountsAtTarget: %s", got)
+	}
+}
+
+func TestSandboxUser(t *testing.T) {
+	fixed, unprivileged := backends.User{UID: 4711, GID: 4712}, backends.User{UID: 10001, GID: 10002}
+	withFixed, without := fixed, unprivileged
+	if uid := os.Geteuid(); uid != 0 { // its own files are of use to itself alone
+		withFixed = backends.User{UID: uid, GID: os.Getegid()}
+		without = withFixed
+	}
+	if got := (backends.Capabilities{FixedUser: &fixed}).SandboxUser(unprivileged); got != withFixed {
+		t.Errorf("with FixedUser: %v, want %v", got, withFixed)
+	}
+	if got := (backends.Capabilities{}).SandboxUser(unprivileged); got != without {
+		t.Errorf("without: %v, want %v", got, without)
 	}
 }
 

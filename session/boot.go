@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/url"
-	"os"
 	"reflect"
 	"slices"
 	"sync"
@@ -137,7 +136,7 @@ func (b *boot) start(ctx context.Context) (*process, error) {
 // side by side: an agent calls nobody before it has its message.
 func (b *boot) startOn(ctx context.Context, on backends.Backend) (*process, error) {
 	capabilities := on.Capabilities()
-	owner := b.m.ownerOn(capabilities)
+	owner := capabilities.SandboxUser(b.m.opts.User)
 	if err := b.m.folders.checkDisk(ctx, b.folder, b.profile); err != nil {
 		return nil, err
 	}
@@ -296,17 +295,6 @@ func (b *boot) networkOf(c backends.Capabilities, gateway bool) backends.Network
 }
 
 func (b *boot) warn(sentence string) { b.warnings = append(b.warnings, sentence) }
-
-// ownerOn is who sandboxes are on a backend, and who owns their folders.
-func (m *Manager) ownerOn(c backends.Capabilities) backends.User {
-	switch {
-	case os.Geteuid() != 0:
-		return backends.User{UID: os.Geteuid(), GID: os.Getegid()}
-	case c.FixedUser != nil:
-		return *c.FixedUser
-	}
-	return m.opts.User
-}
 
 // sandboxURL returns base as a sandbox reaches it: a server on the runner's
 // own loopback is there under another name.

@@ -86,7 +86,7 @@ func (a *attempt) letOutAgain(ctx context.Context, c backends.Capabilities, name
 	if err != nil {
 		return nil, storageError("read what the sandbox was refused", err)
 	}
-	l := newLease(name, run, a.m.ownerOn(c))
+	l := newLease(name, run, c.SandboxUser(a.m.opts.User))
 	return l, a.letOut(ctx, l)
 }
 

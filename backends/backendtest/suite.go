@@ -2,6 +2,7 @@ package backendtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -55,16 +56,7 @@ func newSuite(t testing.TB, h Harness) *suite {
 		t.Fatalf("Check: %v", err)
 	}
 	s.caps = b.Capabilities()
-	switch {
-	case s.caps.FixedUser != nil:
-		s.user = *s.caps.FixedUser
-	case os.Geteuid() != 0:
-		s.user = backends.User{UID: os.Geteuid(), GID: os.Getegid()}
-	case h.User != backends.User{}:
-		s.user = h.User
-	default:
-		s.user = backends.User{UID: 10001, GID: 10001}
-	}
+	s.user = s.caps.SandboxUser(cmp.Or(h.User, backends.User{UID: 10001, GID: 10001}))
 	return s
 }
 

@@ -189,10 +189,7 @@ func (l *lab) probe(ctx context.Context, r *backends.Registry, kind backends.Kin
 
 // sandboxUser is who runs agents: an unprivileged user where this one is root.
 func (l *lab) sandboxUser() backends.User {
-	if os.Geteuid() != 0 {
-		return backends.User{UID: os.Geteuid(), GID: os.Getegid()}
-	}
-	return backends.User{UID: 10001, GID: 10001} // as the configuration's default
+	return backends.OwnUser(backends.User{UID: 10001, GID: 10001}) // as the configuration's default
 }
 
 // makeFolders makes folders that the sandboxes' user owns.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,15 +20,9 @@ import (
 func Version(ctx context.Context, b backends.Backend, image string, user backends.User) (version string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if os.Geteuid() != 0 {
-		user = backends.User{UID: os.Geteuid(), GID: os.Getegid()}
-	}
-	if fixed := b.Capabilities().FixedUser; fixed != nil {
-		user = *fixed
-	}
 	s, err := b.Start(ctx, backends.Spec{
 		Name: "version-" + uuid.NewString()[:8], Image: image, Pull: backends.PullNever, Argv: []string{"claude", "--version"},
-		Env: map[string]string{"HOME": "/tmp"}, Dir: "/tmp", User: user, Timeout: time.Minute,
+		Env: map[string]string{"HOME": "/tmp"}, Dir: "/tmp", User: b.Capabilities().SandboxUser(user), Timeout: time.Minute,
 		Limits: backends.Limits{Tmpfs: map[string]int64{"/tmp": 64 << 20}}, Network: backends.NetworkOpen,
 	})
 	if err != nil {
