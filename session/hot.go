@@ -125,7 +125,7 @@ const doneRest = 300 * time.Millisecond
 // meanwhile; the session's next one ends it. It is false where the runner is
 // closing.
 func (m *Manager) endLater(l *live, p *process) bool {
-	p.base = ""
+	p.base = forNone
 	if !m.keepIn(l, p, doneRest, 0) {
 		return false
 	}

@@ -64,7 +64,11 @@ func (m *Manager) idleLocked() []idleAgent {
 	var all []idleAgent
 	for _, l := range m.live {
 		if p := l.hot; p != nil {
-			all = append(all, idleAgent{process: p, since: p.since.Load(), evict: func() { m.expire(l, p) }})
+			a := idleAgent{process: p, since: p.since.Load(), evict: func() { m.expire(l, p) }}
+			if p.done() {
+				a.since = 0 // no task comes for it
+			}
+			all = append(all, a)
 		}
 	}
 	for _, pool := range m.pools {

@@ -20,7 +20,7 @@ type process struct {
 	sandbox  backends.Sandbox
 	launch   agent.Launch
 	conv     agent.Conversation
-	base     string // what it was started with, by bases; a task of another can't use it, and of "" none
+	base     string // what it was started with, by bases; a task of another can't use it
 	env      string // the envKey of its task's
 	fresh    bool   // it was started ahead of its first task, and has had none
 	folder   string // its folder below sessions: its session's, or one that moveIn gives to a session
@@ -39,6 +39,11 @@ type process struct {
 	rest    *time.Timer // puts it to rest
 	idle    *time.Timer // ends it; nil in a pool
 }
+
+// forNone is the base of an agent that waits for no task, but to end.
+const forNone = ""
+
+func (p *process) done() bool { return p.base == forNone }
 
 // measured is what an agent took at a time.
 type measured struct {
