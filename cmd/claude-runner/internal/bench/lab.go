@@ -41,10 +41,13 @@ type lab struct {
 	marks    atomic.Int64
 }
 
+// maxConns is more connections to a server than turns are ever under way.
+const maxConns = 10_000
+
 // openLab makes the folder, and starts the model.
 func openLab(p Program, o Options, progress io.Writer) (*lab, error) {
-	l := &lab{program: p, o: o, progress: progress, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}}
-	l.fast.MaxConnsPerHost = max(l.o.Conversations, overheadSessions)
+	l := &lab{program: p, o: o, progress: progress, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: maxConns}}}
+	l.fast.MaxConnsPerHost = maxConns
 	if o.DataDir != "" {
 		if err := os.MkdirAll(o.DataDir, 0o711); err != nil {
 			return nil, fmt.Errorf("--data-dir: %w", err)
