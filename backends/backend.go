@@ -9,6 +9,7 @@ package backends
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"time"
 )
@@ -55,6 +56,19 @@ type Backend interface {
 
 	// Close lets go of the engine's connection. Sandboxes go on running.
 	Close() error
+}
+
+// Remove stops a sandbox that an earlier process started. One that is gone is no
+// error.
+func Remove(ctx context.Context, b Backend, h Handle) error {
+	s, err := b.Recover(ctx, h, 0)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.Stop(ctx, 0)
 }
 
 // Sandbox is one started process tree. Stdin, Stdout and Stderr each want one

@@ -183,7 +183,8 @@ func (q *admission) beginTurn(ctx context.Context, first bool) (*beginning, erro
 	return &beginning{asked: asked, end: end}, nil
 }
 
-// isCalm reports whether no task waits for an agent that boots, or has just begun.
+// isCalm reports whether no task's agent boots or waits to, and none that stood
+// ready was taken a moment ago.
 func (q *admission) isCalm() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

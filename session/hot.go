@@ -26,8 +26,9 @@ func (p *process) keep(rest, idle time.Duration, stop func()) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.waiting { // else a task's message may have been sent
-			p.in.control(backends.ControlRest)
-			p.rested = time.Now()
+			if p.in.control(backends.ControlRest) {
+				p.rested = time.Now()
+			}
 		}
 	})
 	if idle > 0 {
@@ -78,6 +79,22 @@ func (m *Manager) takeHot(ctx context.Context, l *live) (*process, error) {
 			return nil, nil
 		}
 	}
+}
+
+// stays reports whether the agent stays behind its turn: for the next message, or
+// since others are in a hurry.
+func (a *attempt) stays(p *process) bool {
+	idle := a.profile.IdleTimeout
+	if idle == 0 && a.m.admission.isCalm() {
+		return false
+	}
+	if len(a.result.Tools) > 0 { // what they have left behind is no part of the next turn
+		p.in.control(backends.ControlSweep)
+	}
+	if idle == 0 {
+		return a.m.endLater(a.live, p)
+	}
+	return a.m.keepHot(a.live, p, idle)
 }
 
 // keepHot keeps the agent for the session's next message, for a while. It is

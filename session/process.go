@@ -68,12 +68,13 @@ func (c *controlledInput) Write(p []byte) (int, error) {
 
 func (c *controlledInput) Close() error { return c.to.Close() }
 
-// control gives the helper a command. Where nobody takes it, the sandbox is
-// ending.
-func (c *controlledInput) control(command string) {
+// control gives the helper a command, and reports whether there is a helper. Where
+// it does not take it, the sandbox is ending.
+func (c *controlledInput) control(command string) bool {
 	if c.controlled {
 		_, _ = c.Write([]byte(command))
 	}
+	return c.controlled
 }
 
 // stderrShown is how much of the agent's standard error a message quotes.

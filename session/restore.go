@@ -228,14 +228,7 @@ func removeOrphansOf(ctx context.Context, b backends.Backend, keep map[string]Ta
 		if keep[h.Name].Backend == b.Name() {
 			continue
 		}
-		s, err := b.Recover(ctx, h, 0)
-		if errors.Is(err, backends.ErrNotFound) {
-			continue
-		}
-		if err == nil {
-			err = s.Stop(ctx, 0)
-		}
-		if err != nil {
+		if err := backends.Remove(ctx, b, h); err != nil {
 			errs = append(errs, fmt.Errorf("sandbox %s: %w", h.Name, err))
 		}
 	}

@@ -382,22 +382,6 @@ func (a *attempt) settle(err error) {
 	a.m.stop(p)
 }
 
-// stays reports whether the agent stays behind its turn: for the next message, or
-// since others are in a hurry.
-func (a *attempt) stays(p *process) bool {
-	idle := a.profile.IdleTimeout
-	if idle == 0 && a.m.admission.isCalm() {
-		return false
-	}
-	if len(a.result.Tools) > 0 { // what they have left behind is no part of the next turn
-		p.in.control(backends.ControlSweep)
-	}
-	if idle == 0 {
-		return a.m.endLater(a.live, p)
-	}
-	return a.m.keepHot(a.live, p, idle)
-}
-
 func (a *attempt) emit(e Event) {
 	e.TaskID = a.job.task.ID
 	a.m.tell(func(o Observer) { o.Event(a.job.task, e) })

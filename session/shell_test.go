@@ -222,14 +222,7 @@ func endSandboxes(t testing.TB, dir string) {
 		t.Error(err)
 	}
 	for _, h := range handles {
-		s, err := b.Recover(ctx, h, 0)
-		if errors.Is(err, backends.ErrNotFound) {
-			continue
-		}
-		if err == nil {
-			err = s.Stop(ctx, 0)
-		}
-		if err != nil {
+		if err := backends.Remove(ctx, b, h); err != nil {
 			t.Error(err)
 		}
 	}

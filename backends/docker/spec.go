@@ -179,13 +179,8 @@ func resources(l backends.Limits, e *engine) container.Resources {
 func (b *Backend) user(spec backends.Spec, e *engine) (backends.User, error) {
 	u, own := spec.User, backends.User{UID: os.Geteuid(), GID: os.Getegid()}
 	if u == (backends.User{}) {
-		switch {
-		case e.fixedUser != nil:
+		if u = backends.OwnUser(b.nobody); e.fixedUser != nil {
 			u = *e.fixedUser
-		case own.UID == 0:
-			u = b.nobody
-		default:
-			u = own
 		}
 	}
 	switch {

@@ -47,9 +47,7 @@ func (b *Backend) resolveUser(e *engine, u backends.User) (backends.User, error)
 	}
 	own := backends.User{UID: os.Geteuid(), GID: os.Getegid()}
 	if u == (backends.User{}) {
-		if u = own; own.UID == 0 {
-			u = b.opts.User
-		}
+		u = backends.OwnUser(b.opts.User)
 	}
 	switch {
 	case u.UID == 0:

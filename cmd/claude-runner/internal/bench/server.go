@@ -181,12 +181,7 @@ func (s *server) sweep(ctx context.Context) error {
 		}
 		errs = append(errs, err)
 		for _, h := range handles {
-			errs = append(errs, fmt.Errorf("the server left sandbox %s on backend %s; it was removed", h.Name, name))
-			sandbox, err := b.Recover(ctx, h, 0)
-			if err == nil {
-				err = sandbox.Stop(ctx, 0)
-			}
-			errs = append(errs, err)
+			errs = append(errs, fmt.Errorf("the server left sandbox %s on backend %s; it was removed", h.Name, name), backends.Remove(ctx, b, h))
 		}
 	}
 	return errors.Join(errs...)
