@@ -17,6 +17,10 @@ type lane struct {
 	reference bool // one that fails is left out
 }
 
+// settle is a pause before each sample: what the one before has left to be done (its
+// CLI's exit and garbage, an engine's clean-up) is not to be in its way.
+const settle = 500 * time.Millisecond
+
 // turns samples turns of all sorts, one of each in each round: what disturbs the
 // machine disturbs all sorts alike.
 func (l *lab) turns(ctx context.Context, b *backendResult) (err error) {
@@ -40,6 +44,9 @@ func (l *lab) turns(ctx context.Context, b *backendResult) (err error) {
 	l.say("%s: %s of %d sorts", b.Name, english.Plural(l.o.Samples, "turn", ""), len(lanes))
 	for range l.o.Samples {
 		for _, lane := range lanes {
+			if err := pause(ctx, settle); err != nil {
+				return err
+			}
 			m, err := lane.sample(ctx)
 			if err != nil && lane.reference && ctx.Err() == nil {
 				l.say("%s: one turn is left out: %s: %v", b.Name, lane.name, err)
