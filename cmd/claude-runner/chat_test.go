@@ -280,6 +280,8 @@ type event struct {
 type stream struct {
 	t    testing.TB
 	conn *websocket.Conn
+	read chan []byte // closed at the stream's end, which err tells
+	err  error
 	seen []event
 }
 
@@ -293,7 +295,18 @@ func (c *chat) stream(query string) *stream {
 	}
 	resp.Body.Close()
 	c.t.Cleanup(func() { conn.Close() })
-	s := &stream{t: c.t, conn: conn}
+	s := &stream{t: c.t, conn: conn, read: make(chan []byte, 10000)}
+	go func() { // all the while, since a client that does not read answers no pings
+		defer close(s.read)
+		for {
+			_, data, err := conn.ReadMessage()
+			if err != nil {
+				s.err = err
+				return
+			}
+			s.read <- data
+		}
+	}()
 	if first := s.next(); first.Type != "connected" {
 		c.t.Fatalf("the stream begins with %s", first.raw)
 	}
@@ -302,12 +315,15 @@ func (c *chat) stream(query string) *stream {
 
 func (s *stream) next() event {
 	s.t.Helper()
-	if err := s.conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
-		s.t.Fatal(err)
-	}
-	_, data, err := s.conn.ReadMessage()
-	if err != nil {
-		s.t.Fatalf("read stream after %s: %v", kindsOf(s.seen), err)
+	var data []byte
+	select {
+	case d, ok := <-s.read:
+		if !ok {
+			s.t.Fatalf("read stream after %s: %v", kindsOf(s.seen), s.err)
+		}
+		data = d
+	case <-time.After(time.Minute):
+		s.t.Fatalf("the stream says nothing for a minute after %s", kindsOf(s.seen))
 	}
 	apitest.CheckSchema(s.t, "StreamEvent", data)
 	e := event{raw: string(data)}
