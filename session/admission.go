@@ -196,13 +196,6 @@ func (q *admission) calm() bool {
 	return len(q.owners) == 0 && !q.hushed && !slices.ContainsFunc(q.waiting, func(e *entrant) bool { return !e.spare })
 }
 
-// isBusy reports whether agents begin their turns, or isCalm is false.
-func (q *admission) isBusy() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.turns > 0 || !q.calm()
-}
-
 // whenCalm has end called when isCalm, or a while later. It is to end an agent
 // that is done, and to return when that has ended.
 func (q *admission) whenCalm(end func()) {

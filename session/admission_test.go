@@ -141,32 +141,6 @@ func TestTurnsBeginAFewAtATime(t *testing.T) {
 	}
 }
 
-// Agents that wait rest sooner while others need the processors.
-func TestBusy(t *testing.T) {
-	q := session.NewAdmission(1)
-	for what, begin := range map[string]func() (func(), error){
-		"a turn begins":      func() (func(), error) { return q.BeginTurn(t.Context()) },
-		"a task's one boots": func() (func(), error) { return q.Enter(t.Context(), "somebody") },
-	} {
-		if q.Busy() {
-			t.Errorf("busy before %s", what)
-		}
-		end, err := begin()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !q.Busy() {
-			t.Errorf("not busy while %s", what)
-		}
-		end()
-	}
-	if spare, err := q.EnterSpare(t.Context()); err != nil || q.Busy() {
-		t.Errorf("busy while one boots for nobody: %v", err)
-	} else {
-		spare()
-	}
-}
-
 // Where an agent that stood ready was taken, no other boots in its place at once.
 func TestSpareAgentsWaitForABurst(t *testing.T) {
 	q := &queueOf{session.NewAdmission(2), t, make(chan string), map[string]chan struct{}{}}

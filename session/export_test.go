@@ -98,9 +98,6 @@ func (q Admission) Taken(quiet time.Duration) {
 // WhenCalm has end called once no task waits for its agent.
 func (q Admission) WhenCalm(end func()) { q.whenCalm(end) }
 
-// Busy reports whether agents begin their turns, or tasks wait for theirs.
-func (q Admission) Busy() bool { return q.isBusy() }
-
 func (q Admission) Waiting() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

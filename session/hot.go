@@ -11,14 +11,9 @@ import (
 	"claude-runner/backends"
 )
 
-// How long an agent waits for its next message before it is put to rest: until then
-// it may have things to write down. Its memory it writes within a tenth of a second,
-// and one that has had no message yet has nothing but its garbage to collect.
-const (
-	restAfter   = 10 * time.Second
-	restHurried = 300 * time.Millisecond // where others need the processors
-	restWarm    = 3 * time.Second
-)
+// restAfter is how long an agent waits for its next message before it is put to
+// rest: until then it may have things to write down.
+const restAfter = 10 * time.Second
 
 // keep makes the process wait for a task, and has it rest after a while. stop ends
 // it when none comes for so long; idle 0: it waits for good.
@@ -105,11 +100,7 @@ func (a *attempt) stays(p *process) bool {
 // keepHot keeps the agent for the session's next message, for a while. It is
 // false where the runner is closing.
 func (m *Manager) keepHot(l *live, p *process, idle time.Duration) bool {
-	rest := restAfter
-	if m.admission.isBusy() {
-		rest = restHurried
-	}
-	return m.keepIn(l, p, rest, idle)
+	return m.keepIn(l, p, restAfter, idle)
 }
 
 // keepIn makes the agent wait in a session, to rest and to end after a while. It
@@ -142,13 +133,17 @@ func (m *Manager) expire(l *live, p *process) *pending {
 	}, nil)
 }
 
+// doneRest is when an agent rests that is done: it writes down its memory within a
+// tenth of a second.
+const doneRest = 300 * time.Millisecond
+
 // endLater ends an agent that is done when no task waits for its own to boot: to
 // end takes the processors a good part of what booting does. No task gets it
 // meanwhile; the session's next one ends it. It is false where the runner is
 // closing.
 func (m *Manager) endLater(l *live, p *process) bool {
 	p.base = forNone
-	if !m.keepIn(l, p, restHurried, 0) {
+	if !m.keepIn(l, p, doneRest, 0) {
 		return false
 	}
 	m.admission.whenCalm(func() {
