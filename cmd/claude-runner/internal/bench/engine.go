@@ -101,8 +101,8 @@ func (e *engineRun) once(ctx context.Context) (m moments, err error) {
 	}
 	name := filepath.Base(e.lab.dir) + "-" + filepath.Base(dir)
 	args := []string{"run", "--rm", "--interactive", "--init", "--name", name, "--pull", "never", "--user", "10001:10001", "--workdir", "/tmp"}
-	for _, name := range claude.TunedVariables() { // by itself, the CLI does not do it
-		delete(command.Env, name)
+	for _, tuned := range claude.TunedVariables() { // by itself, the CLI does not do it
+		delete(command.Env, tuned)
 	}
 	for _, variable := range environ(command.Env) {
 		args = append(args, "--env", variable)
