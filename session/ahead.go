@@ -119,6 +119,7 @@ func (v View) warm(ctx context.Context, sessionID, name string, ifStays bool) (R
 		return r, l, l.pending, nil
 	}
 	if p := l.hot; p != nil && p.base == m.bases.of(profile, upstreams) && p.conv.Alive() {
+		m.tasks.Go(p.expect)
 		return r, l, nil, nil
 	}
 	if ifStays && profile.IdleTimeout == 0 && profile.KeepWarm == 0 {

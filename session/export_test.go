@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"time"
 
 	"claude-runner/agent"
@@ -123,3 +124,17 @@ func MeasuredAtRest(rested, measuredAgo time.Duration) bool {
 	}
 	return p.measuredAtRest()
 }
+
+// WaitingAgent is an agent that waits for a message, of which it knows nothing.
+type WaitingAgent struct{ p *process }
+
+// NewWaitingAgent returns one that rests after a while, and whose helper is told
+// the commands.
+func NewWaitingAgent(rest time.Duration, commands io.WriteCloser) WaitingAgent {
+	p := &process{in: &controlledInput{to: commands, controlled: true}, base: "some"}
+	p.keep(rest, 0, nil)
+	return WaitingAgent{p}
+}
+
+func (a WaitingAgent) Expect() { a.p.expect() }
+func (a WaitingAgent) Taken()  { a.p.unkeep() }

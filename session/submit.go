@@ -73,6 +73,7 @@ func (m *Manager) submit(ctx context.Context, s Submission) (Task, error) {
 	if err := m.checkBudget(ctx, sess.Owner); err != nil {
 		return Task{}, err
 	}
+	m.expectMessage(l)
 	sess.UpdatedAt = now
 	j, err := m.accept(&sess, s, now)
 	if err != nil {

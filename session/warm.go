@@ -275,6 +275,7 @@ func (m *Manager) takeWarm(name string, fits func(*process) bool) *process {
 		m.mu.Unlock()
 		if fits(p) {
 			m.admission.taken()
+			p.expect()
 			p.unkeep()
 			return p
 		}

@@ -4,9 +4,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"claude-runner/agent"
@@ -350,6 +353,57 @@ func TestAgentAtRestIsNotMeasuredAgain(t *testing.T) {
 		}
 	}
 }
+
+func TestAgentWakesWhereAMessageIsExpected(t *testing.T) {
+	const rest = 10 * time.Second
+	synctest.Test(t, func(t *testing.T) {
+		var told commands
+		a := session.NewWaitingAgent(rest, &told)
+		hasToldIt := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if got := told.all(); !slices.Equal(got, want) {
+				t.Errorf("the helper was told %q, want %q", got, want)
+			}
+		}
+		time.Sleep(rest - time.Second)
+		a.Expect() // which puts the rest off
+		time.Sleep(rest - time.Second)
+		hasToldIt()
+		time.Sleep(time.Second)
+		hasToldIt(backends.ControlRest)
+		a.Expect()
+		a.Expect()
+		hasToldIt(backends.ControlRest, backends.ControlWake)
+		time.Sleep(rest)
+		hasToldIt(backends.ControlRest, backends.ControlWake, backends.ControlRest)
+		a.Taken()
+		a.Expect() // it has its message
+		time.Sleep(2 * rest)
+		hasToldIt(backends.ControlRest, backends.ControlWake, backends.ControlRest)
+	})
+}
+
+// commands are those that a helper is told.
+type commands struct {
+	mu   sync.Mutex
+	told []string
+}
+
+func (c *commands) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.told = append(c.told, string(p))
+	return len(p), nil
+}
+
+func (c *commands) all() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.told)
+}
+
+func (c *commands) Close() error { return nil }
 
 func TestHotAgentThatHasEnded(t *testing.T) {
 	w := newWorld(t, func(_ *session.Options, p *agent.Profile) { p.IdleTimeout = time.Hour })

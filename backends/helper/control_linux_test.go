@@ -76,6 +76,18 @@ func TestControlRest(t *testing.T) {
 		}
 		c.end(0, "")
 	})
+	t.Run("a command wakes, as often as it comes", func(t *testing.T) {
+		c, agent := converse(t, echo)
+		for range 3 {
+			c.say(backends.ControlWake + backends.ControlRest)
+			eventually(t, "rest", func() bool { return stateOf(agent) == "T" })
+			c.say(backends.ControlWake + backends.ControlWake)
+			eventually(t, "it wakes", func() bool { return stateOf(agent) != "T" })
+		}
+		c.say("awake\n")
+		c.expect("awake")
+		c.end(0, "")
+	})
 	t.Run("a signal wakes", func(t *testing.T) {
 		c, agent := converse(t, "trap 'echo got; exit 7' TERM; echo ready; while :; do sleep 0.01; done")
 		c.expect("ready")

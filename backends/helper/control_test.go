@@ -20,7 +20,7 @@ import (
 var control = helper.Options{Control: true}
 
 func TestControlIsOneContract(t *testing.T) {
-	if inside.ControlSweep != backends.ControlSweep || inside.ControlRest != backends.ControlRest {
+	if inside.ControlSweep != backends.ControlSweep || inside.ControlRest != backends.ControlRest || inside.ControlWake != backends.ControlWake {
 		t.Error("the helper's commands are not those of package backends")
 	}
 }

@@ -47,7 +47,7 @@ type Options struct {
 	Confine *Confinement
 
 	// Control lets the runner give the helper commands within the sandbox's
-	// standard input: backends.ControlSweep and backends.ControlRest.
+	// standard input: backends.ControlSweep, backends.ControlRest and backends.ControlWake.
 	Control bool
 }
 

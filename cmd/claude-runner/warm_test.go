@@ -214,7 +214,8 @@ func testHotCost(t *testing.T, d *deployment) {
 	}
 }
 
-// testIdleAgentsRest holds that agents use no processor time while they wait.
+// testIdleAgentsRest holds that agents use no processor time while they wait, but
+// where a message is expected.
 func testIdleAgentsRest(t *testing.T, d *deployment) {
 	d.stands(t)
 	c := d.chat(t, "")
@@ -231,6 +232,8 @@ func testIdleAgentsRest(t *testing.T, d *deployment) {
 		}
 		return time.Since(since) > long
 	})
+	c.stream("")
+	eventually(t, 10*time.Second, "a stream that opens wakes the agent", func() bool { return d.agentTicks(t) != last })
 	if r := c.ask("say: awake"); r.Text != "awake" {
 		t.Errorf("the agent says %q", r.Text)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"claude-runner/backends/pipe"
 )
@@ -14,20 +15,28 @@ import (
 const (
 	ControlSweep = "\x00sweep\n"
 	ControlRest  = "\x00rest\n"
+	ControlWake  = "\x00wake\n"
 )
 
 // maxCommand is how many bytes of a command are looked at.
 const maxCommand = 64
+
+// wakeTime is what an agent gets for itself when it has been woken, before it is
+// passed anything: its timers are all due then. A JavaScript runtime that reads a
+// message first collects garbage in the midst of its work, and takes twice as long
+// for it.
+const wakeTime = 3 * time.Millisecond
 
 // input carries the helper's standard input to the agent's, and obeys the
 // commands that are in it.
 type input struct {
 	agent   *agent
 	to      *pipe.End
-	inLine  bool   // the next byte belongs to a line of the agent's
-	resting bool   // the agent may be at rest
-	command []byte // what has come of a command; empty: none has begun
-	unknown bool   // that a command is not known has been said
+	inLine  bool      // the next byte belongs to a line of the agent's
+	resting bool      // the agent may be at rest
+	woken   time.Time // when it was woken
+	command []byte    // what has come of a command; empty: none has begun
+	unknown bool      // that a command is not known has been said
 }
 
 // carry runs to the end of from, or until the agent no longer reads. It closes
@@ -50,7 +59,7 @@ func (in *input) carry(from *pipe.End) {
 func (in *input) awake() {
 	if in.resting {
 		in.agent.do(in.agent.awake)
-		in.resting = false
+		in.resting, in.woken = false, time.Now()
 	}
 }
 
@@ -68,6 +77,7 @@ func (in *input) take(data []byte) error {
 			n = i + 1
 		}
 		in.awake()
+		time.Sleep(time.Until(in.woken.Add(wakeTime)))
 		if _, err := in.to.Write(data[:n]); err != nil {
 			return err
 		}
@@ -100,6 +110,8 @@ func (in *input) obey(command string) {
 	case ControlRest:
 		in.resting = true
 		in.agent.do(in.agent.rest)
+	case ControlWake:
+		in.awake()
 	default:
 		if !in.unknown {
 			in.unknown = true
