@@ -37,9 +37,9 @@ const (
 	// ControlRest stops (SIGSTOP) the agent and all that descends from it, so
 	// that they use no processor time at all. The next byte for the agent, the end
 	// of standard input, or a signal for the agent wakes them (SIGCONT) before it
-	// is passed on: bytes some milliseconds before, which the agent has for what
-	// it has missed. What the agent itself had stopped before stays so. An agent
-	// that has been sent SIGTERM is not put to rest.
+	// is passed on. Bytes follow some milliseconds behind (50 at most), which the
+	// agent has for what it has missed. What the agent itself had stopped before
+	// stays so. An agent that has been sent SIGTERM is not put to rest.
 	//
 	// Where the system does not show processes (all but Linux), only the agent
 	// itself is stopped.

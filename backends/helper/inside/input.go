@@ -21,12 +21,6 @@ const (
 // maxCommand is how many bytes of a command are looked at.
 const maxCommand = 64
 
-// wakeTime is what an agent gets for itself when it has been woken, before it is
-// passed anything: its timers are all due then. A JavaScript runtime that reads a
-// message first collects garbage in the midst of its work, and takes twice as long
-// for it.
-const wakeTime = 3 * time.Millisecond
-
 // input carries the helper's standard input to the agent's, and obeys the
 // commands that are in it.
 type input struct {
@@ -77,7 +71,10 @@ func (in *input) take(data []byte) error {
 			n = i + 1
 		}
 		in.awake()
-		time.Sleep(time.Until(in.woken.Add(wakeTime)))
+		if !in.woken.IsZero() {
+			in.agent.settle(in.woken)
+			in.woken = time.Time{}
+		}
 		if _, err := in.to.Write(data[:n]); err != nil {
 			return err
 		}

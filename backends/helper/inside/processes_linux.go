@@ -73,12 +73,14 @@ func findChildren(pid int) []int {
 // stateOf says what a process does, by the state of its first thread.
 func stateOf(pid int) state {
 	switch letter, _ := readStat(pid); letter {
+	case 'R':
+		return running
 	case 'T':
 		return halted
 	case 't', 'Z', 'X', 0:
 		return ended
 	}
-	return running
+	return waiting
 }
 
 // readStat returns a process's state, as proc(5) abbreviates it, and its parent.

@@ -30,6 +30,26 @@ func (a *agent) awake() {
 	a.stopped = nil
 }
 
+// An agent that has been woken has at least the shorter time, and at most the
+// longer one, for itself, before it is passed anything: its timers are all due.
+// A JavaScript runtime that finds a message there as well collects garbage in the
+// midst of its work, and takes twice the time for both.
+const (
+	wakeTime     = 2 * time.Millisecond
+	wakePatience = 50 * time.Millisecond
+)
+
+// settle waits until an agent that was woken then has nothing more to do.
+func (a *agent) settle(woken time.Time) {
+	deadline := woken.Add(wakePatience)
+	for look := woken.Add(wakeTime); time.Now().Before(deadline); look = time.Now().Add(wakeTime / 4) {
+		time.Sleep(time.Until(look))
+		if stateOf(a.pid) != running {
+			return
+		}
+	}
+}
+
 // stopTree stops root and its descendants, looks again for those that were being
 // started meanwhile, and returns what it has stopped. What others had stopped
 // before is theirs to wake, but for root.
@@ -42,7 +62,7 @@ func stopTree(root int) []int {
 		for _, pid := range append([]int{root}, descendants(root, 0)...) {
 			state := stateOf(pid)
 			if seen[pid] {
-				moving = moving || state == running
+				moving = moving || state == running || state == waiting
 				continue
 			}
 			seen[pid], fresh = true, true
@@ -66,7 +86,8 @@ func stopTree(root int) []int {
 type state int
 
 const (
-	running state = iota // or it could
+	running state = iota // or it waits for a processor
+	waiting              // for something to do
 	halted               // by a signal
 	ended                // or it is being debugged: it does not run by itself
 )
