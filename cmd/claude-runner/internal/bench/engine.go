@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"claude-runner/agent"
-	"claude-runner/agent/claude"
 	"claude-runner/backends/docker"
 	"claude-runner/backends/podman"
 )
@@ -101,9 +100,6 @@ func (e *engineRun) once(ctx context.Context) (m moments, err error) {
 	}
 	name := filepath.Base(e.lab.dir) + "-" + filepath.Base(dir)
 	args := []string{"run", "--rm", "--interactive", "--init", "--name", name, "--pull", "never", "--user", "10001:10001", "--workdir", "/tmp"}
-	for _, tuned := range claude.TunedVariables() { // by itself, the CLI does not do it
-		delete(command.Env, tuned)
-	}
 	for _, variable := range environ(command.Env) {
 		args = append(args, "--env", variable)
 	}

@@ -19,8 +19,8 @@ import (
 	"claude-runner/agent/claude"
 )
 
-// piped is the CLI on a pipe, driven with nothing between: nothing can be faster
-// than it. It is started by the same line that the runner starts it by.
+// piped is the CLI on a pipe, driven with nothing between. It is started by the
+// line that the runner starts it by, as command has it.
 type piped struct {
 	lab    *lab
 	cmd    *exec.Cmd
@@ -57,8 +57,9 @@ func (l *lab) pipe(ctx context.Context) (*piped, error) {
 	return p, nil
 }
 
-// command returns the line that starts the CLI, with folders in dir. Home, where
-// it names a place, is that in a container.
+// command returns the line that starts the bare CLI, with folders in dir: without
+// the variables by which the runner has it start sooner. Home, where it names a
+// place, is that in a container.
 func (l *lab) command(dir string, home agent.Folder, modelURL string) (agent.Launch, agent.Command, error) {
 	template, err := agent.LoadTemplate("")
 	if err != nil {
@@ -80,6 +81,9 @@ func (l *lab) command(dir string, home agent.Folder, modelURL string) (agent.Lau
 		return launch, agent.Command{}, err
 	}
 	command, err := claude.New(claude.Options{}).Command(launch)
+	for _, tuned := range claude.TunedVariables() {
+		delete(command.Env, tuned)
+	}
 	return launch, command, err
 }
 
