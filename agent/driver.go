@@ -109,6 +109,9 @@ type Launch struct {
 
 	Env map[string]string // the profile's and the task's environment, secrets revealed
 	API ModelAPI
+
+	// ModelOnly: the sandbox reaches nothing but the model, through the gateway.
+	ModelOnly bool
 }
 
 // ModelAPI says where model calls go and with what credentials. At most one

@@ -147,7 +147,9 @@ func (b *boot) startOn(ctx context.Context, on backends.Backend) (*process, erro
 	if err != nil {
 		return nil, err
 	}
+	network := b.networkOf(capabilities, gateway)
 	launch := b.launch(capabilities, gateway)
+	launch.ModelOnly = network == backends.NetworkNone && (b.profile.Network == agent.NetworkNone || len(b.profile.Egress) == 0)
 	command, err := b.m.opts.Driver.Command(launch)
 	if err != nil {
 		return nil, err
@@ -170,7 +172,7 @@ func (b *boot) startOn(ctx context.Context, on backends.Backend) (*process, erro
 		Name: b.name, Labels: b.labels(), Image: b.profile.Image, Pull: b.profile.Pull, OnPull: b.onPull,
 		Argv: command.Argv, Env: command.Env, Dir: launch.Workspace.Sandbox,
 		Mounts: mounts, User: owner, Limits: b.profile.sandboxLimits(), Hardening: b.profile.Hardening,
-		Network: b.networkOf(capabilities, gateway),
+		Network: network,
 	}
 	if b.task != "" && b.profile.IdleTimeout == 0 {
 		spec.Timeout = b.profile.Timeout + time.Minute // a net below the task's own

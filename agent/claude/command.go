@@ -115,7 +115,12 @@ var tuned = map[string]string{
 	// by its own 32 MiB the CLI collects twice more while it starts, which takes a
 	// tenth of the start. With this it holds some 3 MiB more.
 	"BUN_JSC_largeHeapSize": "67108864",
+	// The system's list of certificate authorities is not read, which takes a
+	// twentieth of a start. Only where no call of the CLI's own is over TLS.
+	certStore: "bundled",
 }
+
+const certStore = "CLAUDE_CODE_CERT_STORE"
 
 // TunedVariables returns the names of the variables that make the CLI quicker to
 // start than it is by itself.
@@ -126,6 +131,9 @@ func TunedVariables() []string { return slices.Sorted(maps.Keys(tuned)) }
 // task come from a client, who must not lead the runner's key elsewhere.
 func environment(l agent.Launch) (map[string]string, error) {
 	env := maps.Clone(tuned)
+	if !l.ModelOnly {
+		delete(env, certStore)
+	}
 	for name, value := range l.Env {
 		if slices.Contains(reserved, name) {
 			return nil, invalid("env %s: the variable is the runner's own; model_api in the configuration says where model calls go", name)

@@ -70,6 +70,32 @@ func TestCommandGivesSecretsInTheEnvironmentAlone(t *testing.T) {
 	}
 }
 
+func TestCommandReadsNoCertificatesWhereNoneAreOfUse(t *testing.T) {
+	const variable = "CLAUDE_CODE_CERT_STORE"
+	for name, c := range map[string]struct {
+		modelOnly bool
+		env       map[string]string
+		want      string
+	}{
+		"the model alone":        {true, nil, "bundled"},
+		"others, too":            {false, nil, ""},
+		"as the profile says":    {true, map[string]string{variable: "system"}, "system"},
+		"as it says, for others": {false, map[string]string{variable: "system"}, "system"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := launch()
+			l.ModelOnly, l.Env = c.modelOnly, c.env
+			got, err := claude.New(claude.Options{}).Command(l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Env[variable] != c.want {
+				t.Errorf("%s is %q, want %q", variable, got.Env[variable], c.want)
+			}
+		})
+	}
+}
+
 func TestCommandRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*agent.Launch)

@@ -98,8 +98,13 @@ func testEgress(t *testing.T, d *deployment) {
 	if got := c.ask("run: curl -sS https://example.com/ || true").Text; !strings.Contains(got, "403") {
 		t.Errorf("a host that is not allowed: %q", got)
 	}
-	if got := d.chat(t, "closed").ask("run: curl -sS -m 5 " + url + "/ && echo reached; cat /proc/net/route | wc -l").Text; strings.Contains(got, "reached") {
+	closed := d.chat(t, "closed")
+	if got := closed.ask("run: curl -sS -m 5 " + url + "/ && echo reached; cat /proc/net/route | wc -l").Text; strings.Contains(got, "reached") {
 		t.Errorf("network: none reaches %q", got)
+	}
+	const store = `run: echo "[$CLAUDE_CODE_CERT_STORE]"`
+	if open, shut := c.ask(store).Text, closed.ask(store).Text; open != "[]" || shut != "[bundled]" {
+		t.Errorf("the CLI has certificates of %s where it may call others, of %s where it may not", open, shut)
 	}
 }
 
