@@ -112,13 +112,17 @@ func New(options Options) *Gateway {
 }
 
 // Open makes the lease's socket and serves it, or replaces the lease of the
-// same ID.
-func (g *Gateway) Open(_ context.Context, l Lease) error {
+// same ID. It does not where its turn comes only when ctx has ended: whoever asked
+// may have been killed meanwhile, and the next one have closed what it left.
+func (g *Gateway) Open(ctx context.Context, l Lease) error {
 	if err := validate(l); err != nil {
 		return fmt.Errorf("open a lease of the gateway: %w: %w", ErrInvalidLease, err)
 	}
 	g.opening.Lock()
 	defer g.opening.Unlock()
+	if ctx.Err() != nil {
+		return fmt.Errorf("open a lease of the gateway: %w", context.Cause(ctx))
+	}
 	g.mu.Lock()
 	known, closed := g.leases[l.ID], g.closed
 	g.mu.Unlock()

@@ -1,9 +1,12 @@
 package gateway_test
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -86,5 +89,29 @@ func TestManyConnections(t *testing.T) {
 	}
 	if response, text := do(t, inside(t, l.Socket), request(t.Context(), body(false, "hi"))); response.StatusCode != http.StatusOK {
 		t.Errorf("%s %s", response.Status, text)
+	}
+}
+
+// TestOpenForOneThatIsGone has a lease asked for by one that is killed before its
+// turn comes: the next one has looked by then for what was left.
+func TestOpenForOneThatIsGone(t *testing.T) {
+	l := lease(t, "http://127.0.0.1:9")
+	g, _ := open(t, l, gateway.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	late := lease(t, "http://127.0.0.1:9")
+	late.ID = "late"
+	changed := l
+	changed.Session = "late"
+	for _, asked := range []gateway.Lease{late, changed} {
+		if err := g.Open(ctx, asked); !errors.Is(err, context.Canceled) {
+			t.Errorf("lease %s: %v", asked.ID, err)
+		}
+	}
+	if _, err := os.Lstat(late.Socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket: %v", err)
+	}
+	if got, err := g.Leases(t.Context()); err != nil || len(got) != 1 || got[0].ID != l.ID || got[0].Session != l.Session {
+		t.Errorf("leases %+v, %v", got, err)
 	}
 }
