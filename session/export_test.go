@@ -114,15 +114,20 @@ func (q Admission) Booting() int {
 // PoolsOn is how warm agents stand on a backend.
 func (m *Manager) PoolsOn(backend string) []PoolState { return m.poolsOn(backend) }
 
-// MeasuredAtRest reports whether an agent is not measured again that was put to
-// rest (0: it was not) and measured so long ago.
-func MeasuredAtRest(rested, measuredAgo time.Duration) bool {
+// IsMeasured reports whether an agent is not measured again that has waited for so
+// long, is at rest for so long (0: it is not) and was measured so long ago (0: it
+// was not).
+func IsMeasured(waited, rested, measuredAgo time.Duration) bool {
 	now := time.Now()
-	p := &process{memory: measured{at: now.Add(-measuredAgo)}}
+	p := &process{}
+	p.since.Store(now.Add(-waited).UnixNano())
+	if measuredAgo > 0 {
+		p.memory.at = now.Add(-measuredAgo)
+	}
 	if rested > 0 {
 		p.rested = now.Add(-rested)
 	}
-	return p.measuredAtRest()
+	return p.isMeasured()
 }
 
 // WaitingAgent is an agent that waits for a message, of which it knows nothing.

@@ -14,6 +14,8 @@ const (
 	measureInterval  = 2 * time.Second
 	pressureInterval = 250 * time.Millisecond // while the host lacks memory
 	restingInterval  = time.Minute            // for an agent at rest, which takes what it took
+	answeredInterval = time.Second            // from an answer, for an agent that was measured before
+	busyInterval     = 10 * time.Second       // for an agent that never waits for so long
 	measureTimeout   = 5 * time.Second
 	measureAtOnce    = 8
 
@@ -182,7 +184,7 @@ func (m *Manager) measureAgents(all []idleAgent) {
 	var g errgroup.Group
 	g.SetLimit(measureAtOnce)
 	for _, a := range all {
-		if a.measuredAtRest() {
+		if a.isMeasured() {
 			continue
 		}
 		g.Go(func() error {
@@ -197,12 +199,23 @@ func (m *Manager) measureAgents(all []idleAgent) {
 	_ = g.Wait() // the functions return nil
 }
 
-// measuredAtRest reports whether the process takes what it took when it was last
-// measured, as far as is to be known.
-func (p *process) measuredAtRest() bool {
+// isMeasured reports whether the process takes what it took when it was last
+// measured, as far as is to be known: at rest it does; where it waits it does not
+// grow, and is looked at less and less; and when it has just answered, it is to
+// give back what the turn took, and others may be in a hurry.
+func (p *process) isMeasured() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.rested.IsZero() && p.memory.at.After(p.rested) && time.Since(p.memory.at) < restingInterval
+	age, waited := time.Since(p.memory.at), time.Since(time.Unix(0, p.since.Load()))
+	switch {
+	case p.memory.at.IsZero():
+		return false
+	case !p.rested.IsZero():
+		return p.memory.at.After(p.rested) && age < restingInterval
+	case waited < answeredInterval:
+		return age < busyInterval
+	}
+	return age < max(measureInterval, waited/2)
 }
 
 // hostIsShort reports whether the host has too little memory to hold agents that

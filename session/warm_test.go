@@ -338,18 +338,27 @@ func TestDoneAgentEndsBehindBoots(t *testing.T) {
 	s.want(t, 4, 0, 0)
 }
 
-func TestAgentAtRestIsNotMeasuredAgain(t *testing.T) {
-	for _, c := range []struct {
-		rested, measured time.Duration
-		want             bool
+func TestAgentIsMeasuredWhereItMayHaveGrown(t *testing.T) {
+	const second, hour = time.Second, time.Hour
+	for name, c := range map[string]struct {
+		waited, rested, measured time.Duration
+		want                     bool
 	}{
-		{0, time.Second, false},
-		{time.Second, 2 * time.Second, false}, // it may have grown before it came to rest
-		{3 * time.Second, 2 * time.Second, true},
-		{time.Hour, 2 * time.Minute, false},
+		"never before":                       {0, 0, 0, false},
+		"it waits":                           {3 * second, 0, second, true},
+		"some seconds later":                 {3 * second, 0, 3 * second, false},
+		"it has waited for long":             {hour, 0, 10 * time.Minute, true},
+		"for much longer":                    {hour, 0, 40 * time.Minute, false},
+		"it has just answered":               {second / 2, 0, 3 * second, true},
+		"it answers all the time":            {second / 2, 0, 11 * second, false},
+		"it may have grown before its rest":  {hour, second, 2 * second, false},
+		"measured at rest":                   {hour, 3 * second, 2 * second, true},
+		"measured at rest, long ago":         {hour, hour, 2 * time.Minute, false},
+		"put to rest when it had answered":   {second / 2, second / 4, second / 3, false},
+		"at rest, and measured for the rest": {second / 2, second / 4, second / 5, true},
 	} {
-		if got := session.MeasuredAtRest(c.rested, c.measured); got != c.want {
-			t.Errorf("at rest for %v, measured %v ago: %v", c.rested, c.measured, got)
+		if got := session.IsMeasured(c.waited, c.rested, c.measured); got != c.want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }
