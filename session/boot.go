@@ -149,7 +149,7 @@ func (b *boot) startOn(ctx context.Context, on backends.Backend) (*process, erro
 	}
 	network := b.networkOf(capabilities, gateway)
 	launch := b.launch(capabilities, gateway)
-	launch.ModelOnly = network == backends.NetworkNone && (b.profile.Network == agent.NetworkNone || len(b.profile.Egress) == 0)
+	launch.ModelOnly = network == backends.NetworkNone && len(b.profile.Egress) == 0
 	command, err := b.m.opts.Driver.Command(launch)
 	if err != nil {
 		return nil, err

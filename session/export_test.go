@@ -133,11 +133,13 @@ func IsMeasured(waited, rested, measuredAgo time.Duration) bool {
 // WaitingAgent is an agent that waits for a message, of which it knows nothing.
 type WaitingAgent struct{ p *process }
 
-// NewWaitingAgent returns one that rests after a while, and whose helper is told
-// the commands.
-func NewWaitingAgent(rest time.Duration, commands io.WriteCloser) WaitingAgent {
+// RestAfter is how long it waits before it is put to rest.
+const RestAfter = restAfter
+
+// NewWaitingAgent returns one whose helper is told the commands.
+func NewWaitingAgent(commands io.WriteCloser) WaitingAgent {
 	p := &process{in: &controlledInput{to: commands, controlled: true}, base: "some"}
-	p.keep(rest, 0, nil)
+	p.keep(0, nil)
 	return WaitingAgent{p}
 }
 

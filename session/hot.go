@@ -11,18 +11,28 @@ import (
 	"claude-runner/backends"
 )
 
-// restAfter is how long an agent waits for its next message before it is put to
-// rest: until then it may have things to write down, and a message that comes is
-// answered some milliseconds sooner.
-const restAfter = 15 * time.Second
+const (
+	// restAfter is how long an agent waits for its next message before it is put to
+	// rest: until then it may have things to write down, and a message that comes is
+	// answered some milliseconds sooner.
+	restAfter = 15 * time.Second
+	// doneRest is the same for one that is done: it writes down its memory within a
+	// tenth of a second.
+	doneRest = 300 * time.Millisecond
+)
 
-// keep makes the process wait for a task, and has it rest after a while. stop ends
-// it when none comes for so long; idle 0: it waits for good.
-func (p *process) keep(rest, idle time.Duration, stop func()) {
+// keep makes the process wait for a task, or to end where it is done, and has it
+// rest after a while. stop ends it when no task comes for so long; idle 0: it waits
+// for good.
+func (p *process) keep(idle time.Duration, stop func()) {
+	rest := restAfter
+	if p.done() {
+		rest = doneRest
+	}
 	p.since.Store(time.Now().UnixNano())
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.waiting, p.restAfter = true, rest
+	p.waiting = true
 	p.rest = time.AfterFunc(rest, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -46,7 +56,7 @@ func (p *process) expect() {
 	if !p.waiting || p.done() {
 		return
 	}
-	p.rest.Reset(p.restAfter)
+	p.rest.Reset(restAfter)
 	if !p.rested.IsZero() {
 		p.in.control(backends.ControlWake)
 		p.rested = time.Time{}
@@ -124,22 +134,16 @@ func (a *attempt) stays(p *process) bool {
 	return a.m.keepHot(a.live, p, idle)
 }
 
-// keepHot keeps the agent for the session's next message, for a while. It is
-// false where the runner is closing.
+// keepHot makes the agent wait in the session, to rest and to end after a while:
+// see keep. It is false where the runner is closing.
 func (m *Manager) keepHot(l *live, p *process, idle time.Duration) bool {
-	return m.keepIn(l, p, restAfter, idle)
-}
-
-// keepIn makes the agent wait in a session, to rest and to end after a while. It
-// is false where the runner is closing.
-func (m *Manager) keepIn(l *live, p *process, rest, idle time.Duration) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closing {
 		return false
 	}
 	l.hot = p
-	p.keep(rest, idle, func() { m.expire(l, p) })
+	p.keep(idle, func() { m.expire(l, p) })
 	m.kickMemory()
 	return true
 }
@@ -160,17 +164,13 @@ func (m *Manager) expire(l *live, p *process) *pending {
 	}, nil)
 }
 
-// doneRest is when an agent rests that is done: it writes down its memory within a
-// tenth of a second.
-const doneRest = 300 * time.Millisecond
-
 // endLater ends an agent that is done when no task waits for its own to boot: to
 // end takes the processors a good part of what booting does. No task gets it
 // meanwhile; the session's next one ends it. It is false where the runner is
 // closing.
 func (m *Manager) endLater(l *live, p *process) bool {
 	p.base = forNone
-	if !m.keepIn(l, p, doneRest, 0) {
+	if !m.keepHot(l, p, 0) {
 		return false
 	}
 	m.admission.whenCalm(func() {

@@ -38,8 +38,6 @@ type process struct {
 	rested  time.Time   // when it was put to rest; zero: it is not at rest
 	rest    *time.Timer // puts it to rest
 	idle    *time.Timer // ends it; nil in a pool
-
-	restAfter time.Duration // how long it waits before it is put to rest
 }
 
 // forNone is the base of an agent that waits for no task, but to end.

@@ -364,10 +364,10 @@ func TestAgentIsMeasuredWhereItMayHaveGrown(t *testing.T) {
 }
 
 func TestAgentWakesWhereAMessageIsExpected(t *testing.T) {
-	const rest = 10 * time.Second
+	const rest = session.RestAfter
 	synctest.Test(t, func(t *testing.T) {
 		var told commands
-		a := session.NewWaitingAgent(rest, &told)
+		a := session.NewWaitingAgent(&told)
 		hasToldIt := func(want ...string) {
 			t.Helper()
 			synctest.Wait()
