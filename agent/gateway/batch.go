@@ -36,12 +36,6 @@ type reply struct {
 	err      error  // of the message
 }
 
-func (c *call) answer(r reply) {
-	if c.done != nil {
-		c.done <- r
-	}
-}
-
 // batches are the calls that wait for the message before theirs to be answered.
 type batches struct {
 	mu    sync.Mutex
@@ -86,14 +80,12 @@ func (b *batches) take() []*call {
 	return batch
 }
 
-// putBack takes those calls again that nobody waits for, and so nobody repeats.
-func (b *batches) putBack(batch []*call) {
+// putBack takes a call again that nobody waits for, and so nobody repeats.
+func (b *batches) putBack(one *call) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, one := range batch {
-		if one.done == nil && len(b.queue) < maxKept {
-			b.queue = append(b.queue, one)
-		}
+	if len(b.queue) < maxKept {
+		b.queue = append(b.queue, one)
 	}
 }
 
@@ -173,17 +165,25 @@ func (c *Client) sendBatch(ctx context.Context, to *sender) {
 		c.sendEach(ctx, batch)
 		return
 	}
-	var gone *goneError
-	if errors.As(err, &gone) || ctx.Err() != nil {
-		c.batches.putBack(batch) // for the daemon that is started for who waits, or for Shutdown
-	}
 	for i, one := range batch {
 		r := reply{err: err}
 		if err == nil {
 			r = replies[i]
 		}
 		r.instance = instance
-		one.answer(r)
+		c.settle(ctx, one, r)
+	}
+}
+
+// settle answers who waits for the call. One that nobody waits for, and that did
+// not arrive, is kept for the daemon that is started next, or for Shutdown.
+func (c *Client) settle(ctx context.Context, one *call, r reply) {
+	var gone *goneError
+	switch {
+	case one.done != nil:
+		one.done <- r
+	case r.err != nil && (ctx.Err() != nil || errors.As(r.err, &gone)):
+		c.batches.putBack(one)
 	}
 }
 
@@ -214,7 +214,7 @@ func (c *Client) sendEach(ctx context.Context, batch []*call) {
 	all.SetLimit(maxEach)
 	for _, one := range batch {
 		all.Go(func() error {
-			one.answer(c.sendOne(ctx, one))
+			c.settle(ctx, one, c.sendOne(ctx, one))
 			return nil
 		})
 	}
