@@ -51,7 +51,6 @@ type target struct {
 	t      *testing.T
 	chat   *chat // the attacker's session
 	victim *chat // another session, with a secret in its workspace and a task that runs
-	held   <-chan reply
 
 	mark     string        // a number that is in no other process's arguments
 	hostPort string        // somebody listens there on all of this host's addresses
@@ -86,24 +85,38 @@ func testRedTeam(t *testing.T, kind, runtime string) {
 	t.Parallel()
 	g := newTarget(t, kind, runtime)
 	all := os.Getenv(allAttacksEnv) == "all"
-	t.Run("at once", func(t *testing.T) {
-		for _, mode := range networkModes {
-			if mode == agent.NetworkAllowlist || runtime == "" || all {
-				t.Run(string(mode), func(t *testing.T) {
-					t.Parallel()
-					g.in(mode).tryAtOnce(t, all)
-				})
+	g.besideVictim(t, func(g target) {
+		t.Run("at once", func(t *testing.T) {
+			for _, mode := range networkModes {
+				if mode == agent.NetworkAllowlist || runtime == "" || all {
+					t.Run(string(mode), func(t *testing.T) {
+						t.Parallel()
+						g.in(mode).tryAtOnce(t, all)
+					})
+				}
 			}
-		}
+		})
 	})
-	for _, a := range attacks {
-		if a.harm {
-			g := g.in(agent.NetworkAllowlist)
-			t.Run(a.name, func(t *testing.T) { g.try(t, a, g.program.chat(t, "attacker")) })
-		}
-	}
+	t.Run("one by one", func(t *testing.T) {
+		g.in(agent.NetworkAllowlist).besideVictim(t, func(g target) {
+			for _, a := range attacks {
+				if a.harm {
+					t.Run(a.name, func(t *testing.T) { g.try(t, a, g.program.chat(t, "attacker")) })
+				}
+			}
+		})
+	})
+}
+
+// besideVictim has attacks tried while another session's task runs, which must
+// not suffer from them. It can run for no longer than the agent's timeout.
+func (g target) besideVictim(t *testing.T, try func(target)) {
+	g.victim = g.program.chat(t, "victim")
+	g.victim.ask("run: echo " + victimSecret + " > secret; echo done")
+	held := g.victim.held("red-team-victim")
+	try(g)
 	g.victim.letGo()
-	if r := <-g.held; r.Text != "held" {
+	if r := <-held; r.Text != "held" {
 		t.Errorf("the victim's task: %s", r.body)
 	}
 }
@@ -163,7 +176,7 @@ func (g target) try(t *testing.T, a attack, c *chat) {
 	}
 }
 
-// newTarget is a server with a victim at work and a host to be reached.
+// newTarget is a server with a file that no attacker may touch.
 func newTarget(t *testing.T, kind, runtime string) target {
 	t.Helper()
 	g := target{t: t, column: kind}
@@ -182,9 +195,6 @@ func newTarget(t *testing.T, kind, runtime string) target {
 	if err := os.WriteFile(filepath.Join(g.cfg.DataDir, "bystander"), []byte("untouched"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	g.victim = g.program.chat(t, "victim")
-	g.victim.ask("run: echo " + victimSecret + " > secret; echo done")
-	g.held = g.victim.held("red-team-victim")
 	return g
 }
 
