@@ -147,7 +147,7 @@ func (c *chat) try(message string) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute) // longer than any agent's timeout
 	defer cancel()
 	return c.p.do(ctx, http.MethodPost, "/task", string(body))
 }
