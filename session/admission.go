@@ -20,7 +20,8 @@ type admission struct {
 	mu      sync.Mutex
 	booting int            // agents that boot
 	owners  map[string]int // those that boot for a task, by owner
-	turns   int            // agents that stood ready and begin a turn
+	turns   int            // agents that stand ready and begin a turn, or wait to
+	queued  int            // of those, how many wait to
 	hush    *time.Timer    // until it fires, no agent boots for nobody
 	hushed  bool           // it runs
 	quiet   time.Duration  // that it runs for
@@ -160,12 +161,9 @@ func (q *admission) beginTurn(ctx context.Context, first bool) (*beginning, erro
 	if first {
 		weight = firstTurnWeight
 	}
-	if err := q.begin.Acquire(ctx, weight); err != nil {
-		return nil, context.Cause(ctx)
+	if err := q.awaitTurn(ctx, weight); err != nil {
+		return nil, err
 	}
-	q.mu.Lock()
-	q.turns++
-	q.mu.Unlock()
 	leave := sync.OnceFunc(func() { q.begin.Release(weight) })
 	patience := time.AfterFunc(turnPatience, leave)
 	end := sync.OnceFunc(func() {
@@ -181,6 +179,31 @@ func (q *admission) beginTurn(ctx context.Context, first bool) (*beginning, erro
 		asked = sync.OnceFunc(func() { time.AfterFunc(turnAsking, end) })
 	}
 	return &beginning{asked: asked, end: end}, nil
+}
+
+// awaitTurn waits until as much is free as an agent takes that begins a turn.
+func (q *admission) awaitTurn(ctx context.Context, weight int64) error {
+	q.mu.Lock()
+	q.turns++
+	q.queued++
+	q.mu.Unlock()
+	err := q.begin.Acquire(ctx, weight)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.queued--
+	if err != nil {
+		q.turns--
+		q.next()
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// crowded reports whether agents wait to begin their turn.
+func (q *admission) crowded() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.queued > 0
 }
 
 // isCalm reports whether no task's agent boots or waits to, and none that stood

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"claude-runner/session"
@@ -139,6 +140,59 @@ func TestTurnsBeginAFewAtATime(t *testing.T) {
 	if _, err := q.BeginTurn(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// While agents wait to begin their turns, those whose turns end make way, and none
+// boots for nobody.
+func TestAgentsThatWaitForTheirTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := session.NewAdmission(1)
+		begin := func(ctx context.Context) (began chan func()) {
+			began = make(chan func(), 1)
+			go func() {
+				end, err := q.BeginTurn(ctx)
+				if err != nil {
+					end = nil
+				}
+				began <- end
+			}()
+			synctest.Wait()
+			return began
+		}
+		end := <-begin(t.Context())
+		if q.Crowded() {
+			t.Error("it is crowded with one that works")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		second, third := begin(t.Context()), begin(ctx)
+		if !q.Crowded() {
+			t.Error("it is not crowded with two that wait")
+		}
+		booted := make(chan func(), 1)
+		go func() {
+			leave, err := q.EnterSpare(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			booted <- leave
+		}()
+		end()
+		end = <-second
+		synctest.Wait()
+		if n := q.Booting(); n != 0 || !q.Crowded() {
+			t.Errorf("%d boot, crowded %v: want none while one works and one waits", n, q.Crowded())
+		}
+		cancel()
+		if <-third != nil {
+			t.Error("the third one begins beside the second")
+		}
+		synctest.Wait()
+		if n := q.Booting(); n != 0 || q.Crowded() {
+			t.Errorf("%d boot, crowded %v: want neither while one works", n, q.Crowded())
+		}
+		end()
+		(<-booted)()
+	})
 }
 
 // Where an agent that stood ready was taken, no other boots in its place at once.

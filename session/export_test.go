@@ -105,6 +105,9 @@ func (q Admission) Waiting() int {
 	return len(q.waiting)
 }
 
+// Crowded reports whether agents wait to begin their turn.
+func (q Admission) Crowded() bool { return q.crowded() }
+
 func (q Admission) Booting() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -133,13 +136,21 @@ func IsMeasured(waited, rested, measuredAgo time.Duration) bool {
 // WaitingAgent is an agent that waits for a message, of which it knows nothing.
 type WaitingAgent struct{ p *process }
 
-// RestAfter is how long it waits before it is put to rest.
-const RestAfter = restAfter
+// RestAfter is how long it waits before it is put to rest; DoneRest, where it is
+// done; NapTime is how long a rest lasts that it is put to at once.
+const (
+	RestAfter = restAfter
+	DoneRest  = doneRest
+	NapTime   = napTime
+)
 
 // NewWaitingAgent returns one whose helper is told the commands.
-func NewWaitingAgent(commands io.WriteCloser) WaitingAgent {
+func NewWaitingAgent(commands io.WriteCloser, done, hurry bool) WaitingAgent {
 	p := &process{in: &controlledInput{to: commands, controlled: true}, base: "some"}
-	p.keep(0, nil)
+	if done {
+		p.base = forNone
+	}
+	p.keep(0, hurry, nil)
 	return WaitingAgent{p}
 }
 

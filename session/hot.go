@@ -19,31 +19,63 @@ const (
 	// doneRest is the same for one that is done: it writes down its memory within a
 	// tenth of a second.
 	doneRest = 300 * time.Millisecond
+	// napTime is how long one rests whose turn ends while others wait to begin
+	// theirs: what it does behind its answer would keep them waiting. It has its
+	// memory to write down then, and is not to leave that for long.
+	napTime = 1500 * time.Millisecond
 )
 
 // keep makes the process wait for a task, or to end where it is done, and has it
-// rest after a while. stop ends it when no task comes for so long; idle 0: it waits
-// for good.
-func (p *process) keep(idle time.Duration, stop func()) {
-	rest := restAfter
-	if p.done() {
-		rest = doneRest
-	}
+// rest after a while; where others are in a hurry, at once, and then for a moment
+// only. stop ends it when no task comes for so long; idle 0: it waits for good.
+func (p *process) keep(idle time.Duration, hurry bool, stop func()) {
 	p.since.Store(time.Now().UnixNano())
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.waiting = true
-	p.rest = time.AfterFunc(rest, func() {
+	p.rest = time.AfterFunc(p.restAfter(), func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if p.waiting { // else a task's message may have been sent
-			if p.in.control(backends.ControlRest) {
-				p.rested = time.Now()
-			}
-		}
+		p.lieDown()
 	})
+	if hurry {
+		p.lieDown()
+		p.nap = time.AfterFunc(napTime, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.getUp()
+		})
+	}
 	if idle > 0 {
 		p.idle = time.AfterFunc(idle, stop)
+	}
+}
+
+func (p *process) restAfter() time.Duration {
+	if p.done() {
+		return doneRest
+	}
+	return restAfter
+}
+
+// lieDown puts the agent to rest while it waits: else a task's message may have
+// been sent. p.mu is held.
+func (p *process) lieDown() {
+	if p.waiting && p.rested.IsZero() && p.in.control(backends.ControlRest) {
+		p.rested = time.Now()
+	}
+}
+
+// getUp has the agent awake while it waits, until it rests again after a while.
+// p.mu is held.
+func (p *process) getUp() {
+	if !p.waiting {
+		return
+	}
+	p.rest.Reset(p.restAfter())
+	if !p.rested.IsZero() {
+		p.in.control(backends.ControlWake)
+		p.rested = time.Time{}
 	}
 }
 
@@ -53,13 +85,8 @@ func (p *process) keep(idle time.Duration, stop func()) {
 func (p *process) expect() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.waiting || p.done() {
-		return
-	}
-	p.rest.Reset(restAfter)
-	if !p.rested.IsZero() {
-		p.in.control(backends.ControlWake)
-		p.rested = time.Time{}
+	if !p.done() {
+		p.getUp()
 	}
 }
 
@@ -69,8 +96,10 @@ func (p *process) unkeep() {
 	defer p.mu.Unlock()
 	p.waiting, p.rested = false, time.Time{}
 	p.rest.Stop()
-	if p.idle != nil {
-		p.idle.Stop()
+	for _, timer := range []*time.Timer{p.nap, p.idle} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 }
 
@@ -143,7 +172,7 @@ func (m *Manager) keepHot(l *live, p *process, idle time.Duration) bool {
 		return false
 	}
 	l.hot = p
-	p.keep(idle, func() { m.expire(l, p) })
+	p.keep(idle, m.admission.crowded(), func() { m.expire(l, p) })
 	m.kickMemory()
 	return true
 }

@@ -367,29 +367,61 @@ func TestAgentWakesWhereAMessageIsExpected(t *testing.T) {
 	const rest = session.RestAfter
 	synctest.Test(t, func(t *testing.T) {
 		var told commands
-		a := session.NewWaitingAgent(&told)
-		hasToldIt := func(want ...string) {
-			t.Helper()
-			synctest.Wait()
-			if got := told.all(); !slices.Equal(got, want) {
-				t.Errorf("the helper was told %q, want %q", got, want)
-			}
-		}
+		a := session.NewWaitingAgent(&told, false, false)
 		time.Sleep(rest - time.Second)
 		a.Expect() // which puts the rest off
 		time.Sleep(rest - time.Second)
-		hasToldIt()
+		told.want(t)
 		time.Sleep(time.Second)
-		hasToldIt(backends.ControlRest)
+		told.want(t, backends.ControlRest)
 		a.Expect()
 		a.Expect()
-		hasToldIt(backends.ControlRest, backends.ControlWake)
+		told.want(t, backends.ControlRest, backends.ControlWake)
 		time.Sleep(rest)
-		hasToldIt(backends.ControlRest, backends.ControlWake, backends.ControlRest)
+		told.want(t, backends.ControlRest, backends.ControlWake, backends.ControlRest)
 		a.Taken()
 		a.Expect() // it has its message
 		time.Sleep(2 * rest)
-		hasToldIt(backends.ControlRest, backends.ControlWake, backends.ControlRest)
+		told.want(t, backends.ControlRest, backends.ControlWake, backends.ControlRest)
+	})
+}
+
+// An agent rests at once where others are in a hurry, and is awake a moment later
+// to write down its memory, whatever else becomes of it.
+func TestAgentNapsWhereOthersAreInAHurry(t *testing.T) {
+	const nap = session.NapTime
+	for name, c := range map[string]struct {
+		done bool
+		rest time.Duration
+	}{
+		"for the next message": {false, session.RestAfter},
+		"to end":               {true, session.DoneRest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var told commands
+				a := session.NewWaitingAgent(&told, c.done, true)
+				told.want(t, backends.ControlRest)
+				time.Sleep(nap - time.Millisecond)
+				told.want(t, backends.ControlRest)
+				time.Sleep(time.Millisecond)
+				told.want(t, backends.ControlRest, backends.ControlWake)
+				time.Sleep(c.rest - time.Millisecond)
+				told.want(t, backends.ControlRest, backends.ControlWake)
+				time.Sleep(time.Millisecond)
+				told.want(t, backends.ControlRest, backends.ControlWake, backends.ControlRest)
+				a.Taken()
+			})
+		})
+	}
+	t.Run("and has a message", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var told commands
+			a := session.NewWaitingAgent(&told, false, true)
+			a.Taken() // the message itself wakes it
+			time.Sleep(2 * session.RestAfter)
+			told.want(t, backends.ControlRest)
+		})
 	})
 }
 
@@ -406,10 +438,15 @@ func (c *commands) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (c *commands) all() []string {
+// want is called in a bubble of synctest, which it waits for.
+func (c *commands) want(t *testing.T, want ...string) {
+	t.Helper()
+	synctest.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.told)
+	if !slices.Equal(c.told, want) {
+		t.Errorf("the helper was told %q, want %q", c.told, want)
+	}
 }
 
 func (c *commands) Close() error { return nil }
