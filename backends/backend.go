@@ -58,9 +58,9 @@ type Backend interface {
 	Close() error
 }
 
-// Remove stops a sandbox that an earlier process started. One that is gone is no
-// error.
-func Remove(ctx context.Context, b Backend, h Handle) error {
+// Remove stops a sandbox that an earlier process started, as Stop does. One that is
+// gone is no error.
+func Remove(ctx context.Context, b Backend, h Handle, grace time.Duration) error {
 	s, err := b.Recover(ctx, h, 0)
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -68,7 +68,7 @@ func Remove(ctx context.Context, b Backend, h Handle) error {
 	if err != nil {
 		return err
 	}
-	return s.Stop(ctx, 0)
+	return s.Stop(ctx, grace)
 }
 
 // Sandbox is one started process tree. Stdin, Stdout and Stderr each want one

@@ -15,6 +15,8 @@ import (
 const (
 	// restoreTimeout bounds what Open waits for one backend.
 	restoreTimeout = 15 * time.Second
+	// orphansAtOnce is how many sandboxes of no task are stopped at a time.
+	orphansAtOnce = 8
 	// engineReturn is how long a task that ran waits for an engine that does
 	// not answer, before it counts as interrupted.
 	engineReturn = 2 * time.Minute
@@ -223,14 +225,22 @@ func removeOrphansOf(ctx context.Context, b backends.Backend, keep map[string]Ta
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, h := range handles {
+	var g errgroup.Group
+	g.SetLimit(orphansAtOnce)
+	errs := make([]error, len(handles))
+	for i, h := range handles {
 		if keep[h.Name].Backend == b.Name() {
 			continue
 		}
-		if err := backends.Remove(ctx, b, h); err != nil {
-			errs = append(errs, fmt.Errorf("sandbox %s: %w", h.Name, err))
-		}
+		g.Go(func() error {
+			// Its agent's input has ended with the earlier process: it may be about
+			// to write down its memory.
+			if err := backends.Remove(ctx, b, h, stopGrace); err != nil {
+				errs[i] = fmt.Errorf("sandbox %s: %w", h.Name, err)
+			}
+			return nil
+		})
 	}
+	_ = g.Wait() // the functions return nil
 	return errors.Join(errs...)
 }

@@ -222,7 +222,7 @@ func endSandboxes(t testing.TB, dir string) {
 		t.Error(err)
 	}
 	for _, h := range handles {
-		if err := backends.Remove(ctx, b, h); err != nil {
+		if err := backends.Remove(ctx, b, h, 0); err != nil {
 			t.Error(err)
 		}
 	}

@@ -56,7 +56,7 @@ func TestCrash(t *testing.T) {
 	kills, sessions := fromEnv(t, killsEnv, 4), fromEnv(t, sessionsEnv, 3)
 	for _, backend := range []string{"docker", "podman", "local"} {
 		t.Run(backend, func(t *testing.T) {
-			c := newCrash(t, backend)
+			c := newCrash(t, backend, 1)
 			c.run(sessions, kills)
 			c.checkTasks()
 			c.checkStreams()
@@ -89,7 +89,7 @@ log: {level: warn}
 shutdown_grace: 30s
 backends: {it: {kind: %s%s}}
 agents:
-  worker: {backend: it, limits: {memory: 0, cpus: 0, pids: 0}, timeout: 5m, idle_timeout: 1m, keep_warm: 1}
+  worker: {backend: it, limits: {memory: 0, cpus: 0, pids: 0}, timeout: 5m, idle_timeout: 1m, keep_warm: %d}
 `
 
 const crashScript = `
@@ -104,6 +104,8 @@ rules:
         chunk: 8
       - tool_use: Bash
         input: {command: 'echo {{.Match 1}} >> steps; sleep 0.2; paste -sd, steps', description: do the step}
+  - match: {message: '/^(say|recall) /'}
+    answer: [{text: 'done'}]
   - match: {tool_name: Bash}
     chunk_delay: 4ms
     answer:
@@ -135,7 +137,7 @@ type crashEvent struct {
 	raw    string
 }
 
-func newCrash(t *testing.T, backend string) *crash {
+func newCrash(t *testing.T, backend string, keepWarm int) *crash {
 	t.Helper()
 	script := filepath.Join(t.TempDir(), "script.yaml")
 	write(t, script, crashScript)
@@ -147,7 +149,7 @@ func newCrash(t *testing.T, backend string) *crash {
 	if backend == "local" {
 		extra = fmt.Sprintf(", path: [%q, /usr/local/bin, /usr/bin, /bin]", cliDir(t, backend))
 	}
-	write(t, c.config, fmt.Sprintf(crashConfig, address, c.dir, url, backend, extra))
+	write(t, c.config, fmt.Sprintf(crashConfig, address, c.dir, url, backend, extra, keepWarm))
 	c.start()
 	t.Cleanup(c.stop)
 	c.require()

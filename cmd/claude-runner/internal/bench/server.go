@@ -181,7 +181,7 @@ func (s *server) sweep(ctx context.Context) error {
 		}
 		errs = append(errs, err)
 		for _, h := range handles {
-			errs = append(errs, fmt.Errorf("the server left sandbox %s on backend %s; it was removed", h.Name, name), backends.Remove(ctx, b, h))
+			errs = append(errs, fmt.Errorf("the server left sandbox %s on backend %s; it was removed", h.Name, name), backends.Remove(ctx, b, h, 0))
 		}
 	}
 	return errors.Join(errs...)
