@@ -69,6 +69,13 @@ func (b *batches) add(c *call) {
 	}
 }
 
+// waiting returns in how many messages all that waits goes.
+func (b *batches) waiting() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return (len(b.queue) + maxBatch - 1) / maxBatch
+}
+
 func (b *batches) take() []*call {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -143,7 +143,9 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	c.watch.Wait()
 	c.batches.lazy.Stop()
 	var to sender
-	c.sendBatch(ctx, &to) // what nobody waits for
+	for range c.batches.waiting() { // what nobody waits for
+		c.sendBatch(ctx, &to)
+	}
 	to.close()
 	defer c.http.CloseIdleConnections()
 	_, err := c.once(ctx, pathShutdown, []byte("{}"), nil)
