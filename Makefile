@@ -16,7 +16,7 @@ PARALLEL ?= 4
 RUN      ?=
 BENCH    ?= .
 COUNT    ?= 1
-TIMEOUT  ?= 20m
+TIMEOUT  ?= 60m
 
 # make bench, make soak: flags of claude-runner bench; how long.
 BENCH_FLAGS ?=
@@ -66,11 +66,11 @@ gobench: cli ## run the packages' own benchmarks: BENCH=pattern COUNT=times
 
 crashtest: cli ## kill the runner KILLS=100 times while SESSIONS=8 sessions work, on every backend
 	CRASHTEST_KILLS=$(KILLS) CRASHTEST_SESSIONS=$(SESSIONS) CLAUDE_RUNNER_TEST_CLI=$(CLAUDE_RUNNER_TEST_CLI) \
-	  go test -race -v -count 1 -run TestCrash -timeout 90m ./cmd/claude-runner
+	  go test -race -v -count 1 -run 'TestCrash$$' -timeout 90m ./cmd/claude-runner
 
 redteam: cli ## try every attack of SECURITY.md in every network mode
 	REDTEAM=all CLAUDE_RUNNER_TEST_CLI=$(CLAUDE_RUNNER_TEST_CLI) go test -race -v -count 1 -parallel $(PARALLEL) -run 'TestRedTeam|TestSecurityTable' \
-	  -timeout 30m ./cmd/claude-runner
+	  -timeout $(TIMEOUT) ./cmd/claude-runner
 
 engines: ## install (Debian, root) and start Docker and rootless Podman
 	.ci/engines install start status
