@@ -46,7 +46,9 @@ func TestFullDisk(t *testing.T) {
 		t.Skip("a file system of its own needs root")
 	}
 	dir := sharedDir(t)
-	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=8m"); err != nil {
+	// With room for the log of all that is written before it is first copied to the
+	// database, which both need then.
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=64m"); err != nil {
 		t.Skipf("no file system can be mounted here: %v", err)
 	}
 	t.Cleanup(func() {
