@@ -176,7 +176,7 @@ var attacks = []attack{
 			if r.Cost < 0.0001 {
 				return fmt.Sprintf("its cost is %v", r.Cost)
 			}
-			if again := g.chat.persist("say: still here"); again.Text != "still here" {
+			if again := g.chat.send("say: still here"); again.Text != "still here" {
 				return "the next answer of the session is " + again.body
 			}
 		}
@@ -193,7 +193,7 @@ var attacks = []attack{
 		if text, err := os.ReadFile(filepath.Join(g.cfg.DataDir, "bystander")); err != nil || string(text) != "untouched" {
 			return "a file outside has changed"
 		}
-		if r := g.chat.persist("say: still here"); r.Text != "still here" {
+		if r := g.chat.send("say: still here"); r.Text != "still here" {
 			return "the session is of no use: " + r.body
 		}
 		return ""
@@ -225,10 +225,10 @@ func stoppedBy(code string) func(*target, reply) string {
 
 // stillThere wins where the server, or the other session, no longer works.
 func stillThere(g *target, _ reply) string {
-	if r := g.victim.other("else").persist("say: still here"); r.Text != "still here" {
+	if r := g.victim.other("else").send("say: still here"); r.Text != "still here" {
 		return "another session is of no use: " + r.body
 	}
-	if r := g.chat.persist("say: still here"); r.Text != "still here" {
+	if r := g.chat.send("say: still here"); r.Text != "still here" {
 		return "the session is of no use: " + r.body
 	}
 	return ""

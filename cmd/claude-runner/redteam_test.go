@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"claude-runner/agent"
 	"claude-runner/agent/scripted"
@@ -165,7 +164,7 @@ func (g target) try(t *testing.T, a attack, c *chat) {
 	g.t, g.chat, g.mark = t, c, unique()
 	g.hostPort, g.reached = listenEverywhere(t)
 	// The CLI's shell has a grep of its own, which leaves files out.
-	r := g.chat.persist("run: unset -f grep; gateway=${http_proxy:-$ANTHROPIC_BASE_URL}\n" + a.command(&g))
+	r := g.chat.send("run: unset -f grep; gateway=${http_proxy:-$ANTHROPIC_BASE_URL}\n" + a.command(&g))
 	if r.Code != "" && r.Code != "out_of_memory" {
 		t.Logf("the attacker's task: %s", r.body)
 	}
@@ -174,19 +173,6 @@ func (g target) try(t *testing.T, a attack, c *chat) {
 		t.Errorf("not held: %s\n%s", won, r.body)
 	case won == "" && !holds:
 		t.Logf("held here, though not in general: %s", r.Text)
-	}
-}
-
-// persist is send, again for a while where the answer is that the engine is busy:
-// so many attacks at once may be more than a small host's engine answers in time.
-func (c *chat) persist(message string) reply {
-	c.t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
-		r := c.send(message)
-		if r.Code != "no_backend" || time.Now().After(deadline) {
-			return r
-		}
-		c.t.Logf("again: %s", r.body)
 	}
 }
 
