@@ -145,14 +145,15 @@ const (
 )
 
 // NewWaitingAgent returns one whose helper is told the commands.
-func NewWaitingAgent(commands io.WriteCloser, done, hurry bool) WaitingAgent {
+func NewWaitingAgent(commands io.WriteCloser, done bool) WaitingAgent {
 	p := &process{in: &controlledInput{to: commands, controlled: true}, base: "some"}
 	if done {
 		p.base = forNone
 	}
-	p.keep(0, hurry, nil)
+	p.keep(0, nil)
 	return WaitingAgent{p}
 }
 
-func (a WaitingAgent) Expect() { a.p.expect() }
-func (a WaitingAgent) Taken()  { a.p.unkeep() }
+func (a WaitingAgent) TakeNap() { a.p.takeNap() }
+func (a WaitingAgent) Expect()  { a.p.expect() }
+func (a WaitingAgent) Taken()   { a.p.unkeep() }

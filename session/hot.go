@@ -26,9 +26,9 @@ const (
 )
 
 // keep makes the process wait for a task, or to end where it is done, and has it
-// rest after a while; where others are in a hurry, at once, and then for a moment
-// only. stop ends it when no task comes for so long; idle 0: it waits for good.
-func (p *process) keep(idle time.Duration, hurry bool, stop func()) {
+// rest after a while. stop ends it when no task comes for so long; idle 0: it waits
+// for good.
+func (p *process) keep(idle time.Duration, stop func()) {
 	p.since.Store(time.Now().UnixNano())
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -38,17 +38,21 @@ func (p *process) keep(idle time.Duration, hurry bool, stop func()) {
 		defer p.mu.Unlock()
 		p.lieDown()
 	})
-	if hurry {
-		p.lieDown()
-		p.nap = time.AfterFunc(napTime, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.getUp()
-		})
-	}
 	if idle > 0 {
 		p.idle = time.AfterFunc(idle, stop)
 	}
+}
+
+// takeNap has an agent rest at once that was just kept, for a moment only.
+func (p *process) takeNap() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lieDown()
+	p.nap = time.AfterFunc(napTime, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.getUp()
+	})
 }
 
 func (p *process) restAfter() time.Duration {
@@ -172,7 +176,10 @@ func (m *Manager) keepHot(l *live, p *process, idle time.Duration) bool {
 		return false
 	}
 	l.hot = p
-	p.keep(idle, m.admission.crowded(), func() { m.expire(l, p) })
+	p.keep(idle, func() { m.expire(l, p) })
+	if m.admission.crowded() {
+		p.takeNap()
+	}
 	m.kickMemory()
 	return true
 }

@@ -37,7 +37,7 @@ type process struct {
 	waiting bool
 	rested  time.Time   // when it was put to rest; zero: it is not at rest
 	rest    *time.Timer // puts it to rest
-	nap     *time.Timer // ends a rest that it was put to at once; nil: it was not
+	nap     *time.Timer // ends its nap; nil: it never took one
 	idle    *time.Timer // ends it; nil in a pool
 }
 

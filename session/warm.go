@@ -191,7 +191,7 @@ func (m *Manager) bootWarm(pool *pool, profile Profile, upstreams []agent.ModelA
 	default:
 		pool.failures, pool.err, pool.retryAt = 0, nil, time.Time{}
 		pool.ready = append(pool.ready, p)
-		p.keep(0, false, nil)
+		p.keep(0, nil)
 		m.kickMemory()
 	}
 	m.kickPools()

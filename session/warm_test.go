@@ -367,7 +367,7 @@ func TestAgentWakesWhereAMessageIsExpected(t *testing.T) {
 	const rest = session.RestAfter
 	synctest.Test(t, func(t *testing.T) {
 		var told commands
-		a := session.NewWaitingAgent(&told, false, false)
+		a := session.NewWaitingAgent(&told, false)
 		time.Sleep(rest - time.Second)
 		a.Expect() // which puts the rest off
 		time.Sleep(rest - time.Second)
@@ -400,7 +400,8 @@ func TestAgentNapsWhereOthersAreInAHurry(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var told commands
-				a := session.NewWaitingAgent(&told, c.done, true)
+				a := session.NewWaitingAgent(&told, c.done)
+				a.TakeNap()
 				told.want(t, backends.ControlRest)
 				time.Sleep(nap - time.Millisecond)
 				told.want(t, backends.ControlRest)
@@ -417,7 +418,8 @@ func TestAgentNapsWhereOthersAreInAHurry(t *testing.T) {
 	t.Run("and has a message", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var told commands
-			a := session.NewWaitingAgent(&told, false, true)
+			a := session.NewWaitingAgent(&told, false)
+			a.TakeNap()
 			a.Taken() // the message itself wakes it
 			time.Sleep(2 * session.RestAfter)
 			told.want(t, backends.ControlRest)
