@@ -28,6 +28,7 @@ import (
 type fake struct {
 	info    string
 	asked   atomic.Int64 // how often for that
+	busy    atomic.Bool  // it answers nothing but a ping
 	created chan map[string]any
 }
 
@@ -38,6 +39,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Libpod-API-Version", "4.9.0")
 	switch path := apiPath.ReplaceAllString(r.URL.Path, ""); {
 	case path == "/_ping":
+	case f.busy.Load():
+		<-r.Context().Done()
 	case path == "/containers/json":
 		io.WriteString(w, "[]")
 	case path == "/info":
@@ -201,6 +204,50 @@ func TestCheckOfAnEngineThatHangs(t *testing.T) {
 	defer cancel()
 	if _, err := b.Check(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Check: %v, want the context's error", err)
+	}
+}
+
+func TestCheckOfAnEngineThatIsBusy(t *testing.T) {
+	t.Parallel()
+	f := &fake{info: infoOf(version4_9, subids, rootless)}
+	b := closing(t, newBackend(t, podman.Config{Socket: serve(t, f)}, backends.Options{}))
+	want, err := b.Check(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.busy.Store(true)
+	if got, err := b.Check(t.Context()); err != nil || !cmp.Equal(got, want) {
+		t.Errorf("Check of an engine that pings: %+v, %v, want what it was before, %+v", got, err, want)
+	}
+}
+
+func TestCheckOfAnEngineThatIsBusyFromTheBeginning(t *testing.T) {
+	t.Parallel()
+	f := &fake{info: infoOf(version4_9, subids, rootless)}
+	f.busy.Store(true)
+	b := closing(t, newBackend(t, podman.Config{Socket: serve(t, f)}, backends.Options{}))
+	if _, err := b.Check(t.Context()); !errors.Is(err, backends.ErrUnavailable) || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("Check of an engine that never said what it is: %v, want ErrUnavailable and that it does not answer", err)
+	}
+}
+
+func TestCheckOfAnEngineThatHasStopped(t *testing.T) {
+	t.Parallel()
+	f := &fake{info: infoOf(version4_9, subids, rootless)}
+	var stopped atomic.Bool
+	b := closing(t, newBackend(t, podman.Config{Socket: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if stopped.Load() {
+			<-r.Context().Done()
+			return
+		}
+		f.ServeHTTP(w, r)
+	}))}, backends.Options{}))
+	if _, err := b.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stopped.Store(true)
+	if _, err := b.Check(t.Context()); !errors.Is(err, backends.ErrUnavailable) || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("Check of an engine that does not even ping: %v, want ErrUnavailable and that it does not answer", err)
 	}
 }
 

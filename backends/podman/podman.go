@@ -11,6 +11,7 @@ package podman
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -43,13 +44,17 @@ type Config struct {
 func Kind() backends.Kind { return backends.Define("podman", Config{}, New) }
 
 const (
-	// checkTimeout bounds Check, whose contract is ten seconds.
+	// checkTimeout and pingTimeout bound Check, whose contract is ten seconds.
 	checkTimeout = 8 * time.Second
+	pingTimeout  = 1500 * time.Millisecond
 	// engineFresh is how long what the engine says of itself is believed.
 	engineFresh = 5 * time.Minute
 )
 
-var errClosed = fmt.Errorf("%w: the podman backend is closed", backends.ErrUnavailable)
+var (
+	errClosed = fmt.Errorf("%w: the podman backend is closed", backends.ErrUnavailable)
+	errSilent = fmt.Errorf("%w: podman does not answer within %v", backends.ErrUnavailable, checkTimeout)
+)
 
 // Backend runs sandboxes on one Podman service. It is a backends.Backend.
 type Backend struct {
@@ -138,13 +143,24 @@ func (b *Backend) Check(ctx context.Context) (backends.Status, error) {
 	return backends.Status{Version: e.version(), Notes: e.notes()}, nil
 }
 
-// checked makes sure that the engine answers now. What it is, it is asked only
-// now and then: the answer takes it a second of processor time.
+// checked makes sure that the engine answers now. A known one that is only busy
+// passes: its locks keep other requests waiting, but not a ping, and a start has
+// more time than a check.
 func (b *Backend) checked(ctx context.Context) (*engine, error) {
 	b.mu.Lock()
-	e := b.engine
+	known := b.engine
 	b.mu.Unlock()
-	if e == nil || time.Since(e.asked) > engineFresh {
+	e, err := b.answer(ctx, known)
+	if known != nil && errors.Is(err, errSilent) && b.pings(ctx) {
+		return known, nil
+	}
+	return e, err
+}
+
+// answer returns the engine once it has answered. What it is, it is asked only
+// now and then: that takes it a second of processor time.
+func (b *Backend) answer(ctx context.Context, known *engine) (*engine, error) {
+	if known == nil || time.Since(known.asked) > engineFresh {
 		return b.ask(ctx)
 	}
 	if err := b.open(); err != nil {
@@ -159,12 +175,17 @@ func (b *Backend) checked(ctx context.Context) (*engine, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w%s", err, b.addr.advice(err))
 	}
-	return e, nil
+	return known, nil
 }
 
-func (b *Backend) silent() error {
-	return fmt.Errorf("%w: podman at %s does not answer within %v", backends.ErrUnavailable, b.addr.uri, checkTimeout)
+// pings reports whether the service answers at all.
+func (b *Backend) pings(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	return b.client.call(ctx, http.MethodGet, "/_ping", nil, nil, nil) == nil
 }
+
+func (b *Backend) silent() error { return fmt.Errorf("%w: %s", errSilent, b.addr.uri) }
 
 // usable says why no sandbox could be started on the engine.
 func (b *Backend) usable(e *engine) error {
