@@ -23,6 +23,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"claude-runner/session"
+	"claude-runner/session/sqlite/logvfs"
 )
 
 //go:embed migrations/*.sql
@@ -56,7 +57,10 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err := makeFile(path); err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	write, err := sql.Open("sqlite", dsn(path, "immediate"))
+	if err := logvfs.Register(); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	write, err := sql.Open("sqlite", dsn(path, "immediate")+"&vfs="+logvfs.Name)
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
