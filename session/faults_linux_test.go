@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"claude-runner/backends/backendtest"
 	"claude-runner/session"
 	"claude-runner/session/sqlite"
 )
@@ -42,23 +43,9 @@ func hog(t *testing.T, dir string) (free func()) {
 // A full disk: what can be refused is refused, what was accepted gets its end
 // once there is room.
 func TestFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("a file system of its own needs root")
-	}
-	dir := sharedDir(t)
 	// With room for the log of all that is written before it is first copied to the
 	// database, which both need then.
-	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=64m"); err != nil {
-		t.Skipf("no file system can be mounted here: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	dir := backendtest.SmallDisk(t, "64m")
 	// What agents say is elsewhere: this is about the database.
 	if err := os.Symlink(sharedDir(t), filepath.Join(dir, "backends")); err != nil {
 		t.Fatal(err)
@@ -136,21 +123,7 @@ func TestLockedDatabase(t *testing.T) {
 // A data folder that became read-only: the runner does not start and says why,
 // and what was accepted before is done once it can be written again.
 func TestReadOnlyFolder(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("a file system of its own needs root")
-	}
-	dir := sharedDir(t)
-	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=32m"); err != nil {
-		t.Skipf("no file system can be mounted here: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	dir := backendtest.SmallDisk(t, "32m")
 	// What agents say is elsewhere: it is open for writing, which keeps a file
 	// system from becoming read-only.
 	if err := os.Symlink(sharedDir(t), filepath.Join(dir, "backends")); err != nil {

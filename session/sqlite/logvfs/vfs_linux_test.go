@@ -5,9 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
+	"claude-runner/backends/backendtest"
 	"claude-runner/session/sqlite/logvfs"
 )
 
@@ -43,19 +43,7 @@ func TestATransactionIsOneWrite(t *testing.T) {
 // TestFullDisk holds that a transaction for which there is no room is refused and
 // leaves nothing, and the next ones that fit are whole.
 func TestFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("a file system of its own needs root")
-	}
-	dir := t.TempDir()
-	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("no file system can be mounted here: %v", err)
-	}
-	defer func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	}()
-	path := filepath.Join(dir, "a.db")
+	path := filepath.Join(backendtest.SmallDisk(t, "1m"), "a.db")
 	db := open(t, path, logvfs.Name)
 	defer db.Close()
 	exec(t, db, makeThings)
