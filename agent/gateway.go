@@ -72,10 +72,14 @@ type Lease struct {
 	Network NetworkMode // empty: none
 	Egress  []EgressRule
 
-	// Rehearsal has model calls answered by the gateway itself, with next to
-	// nothing: they cost nothing and leave this host never.
+	// Rehearsal has model calls answered by the gateway itself, so that they cost
+	// nothing and leave this host never: one that asks RehearsalQuestion with a
+	// word, and any other with status 400.
 	Rehearsal bool
 }
+
+// RehearsalQuestion is what an agent asks its model in a rehearsal.
+const RehearsalQuestion = "Are you there?"
 
 // Budget bounds what may be spent under a name, over all leases that name it.
 type Budget struct {

@@ -123,17 +123,6 @@ func opening(ctx context.Context, l *lease, open func(context.Context, *lease) e
 	return opened
 }
 
-// letRehearse opens the lease of an agent that has no task yet: it leads nowhere.
-func (m *Manager) letRehearse(ctx context.Context, l *lease) error {
-	open := m.shut(l)
-	open.Rehearsal = true
-	err := m.opts.Gateway.Open(ctx, open)
-	if err != nil {
-		return fmt.Errorf("open the gateway to an agent without a task: %w", err)
-	}
-	return nil
-}
-
 const (
 	meterTimeout = 2 * time.Second // for the last call to be counted
 	meterPoll    = 5 * time.Millisecond

@@ -79,10 +79,11 @@ type Manager struct {
 
 	admission *admission
 
-	masks    masks
-	bases    bases
-	keys     *Keyring
-	limiters limiters
+	masks      masks
+	bases      bases
+	rehearsals rehearsals
+	keys       *Keyring
+	limiters   limiters
 
 	streamSecret []byte
 

@@ -186,14 +186,14 @@ func (*hanging) Leases(context.Context) ([]agent.OpenLease, error) {
 	return nil, nil
 }
 
+func noHelper(_ backends.Capabilities, task session.HelperTask) ([]string, []backends.Mount, error) {
+	return task.Argv, nil, nil
+}
+
 // Who submits a task waits for the store, and not for the gateway.
 func TestSubmitDoesNotWaitForTheGateway(t *testing.T) {
 	h := &hanging{may: make(chan struct{})}
-	w, store, _ := hotWorld(t, func(o *session.Options, _ *agent.Profile) {
-		o.Gateway, o.Helper = h, func(_ backends.Capabilities, task session.HelperTask) ([]string, []backends.Mount, error) {
-			return task.Argv, nil, nil
-		}
-	})
+	w, store, _ := hotWorld(t, func(o *session.Options, _ *agent.Profile) { o.Gateway, o.Helper = h, noHelper })
 	go func() { h.may <- struct{}{} }()
 	w.runHot("s", ":")
 	store.fail(nil)

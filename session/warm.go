@@ -217,8 +217,7 @@ func (m *Manager) newBoot(profile Profile, upstreams []agent.ModelAPI) *boot {
 	}
 }
 
-// ahead starts the agent, waits until it has booted, and has it rehearse where
-// that costs nothing.
+// ahead starts the agent, waits until it has booted, and has it rehearse.
 func (b *boot) ahead(ctx context.Context) (*process, error) {
 	p, err := b.start(ctx)
 	if err != nil {
@@ -226,8 +225,8 @@ func (b *boot) ahead(ctx context.Context) (*process, error) {
 		return nil, err
 	}
 	err = p.booted(ctx)
-	if err == nil && p.lease != nil {
-		err = p.conv.Rehearse(ctx)
+	if err == nil {
+		err = b.m.rehearse(ctx, p)
 	}
 	if err != nil {
 		b.m.stop(p)

@@ -28,7 +28,8 @@ func (d driver) Open(l agent.Launch, stdin io.WriteCloser, stdout io.Reader) age
 		refused: make(chan struct{}),
 		ready:   make(chan struct{}),
 
-		rehearsed: make(chan struct{}),
+		answered:  make(chan message, 1),
+		rehearsed: make(chan message, 1),
 	}
 	if l.Resume != "" {
 		c.restored = transcriptTotals(l.Home, l.Resume)
@@ -54,9 +55,10 @@ type conversation struct {
 	began   chan struct{} // closed when a rehearsal or the first turn begins
 	refused chan struct{} // closed when the CLI did not take prompt and schema
 	ready   chan struct{} // closed when the CLI has taken prompt and schema, or has ended
-	once    struct{ begin, close, refuse, ready, rehearsed sync.Once }
+	once    struct{ begin, close, refuse, ready sync.Once }
 
-	rehearsed chan struct{} // closed when the CLI has done with its rehearsal
+	answered  chan message // the answer to a rehearsal's question
+	rehearsed chan message // the result of a rehearsal's turn
 
 	restored totals // what a resumed conversation may be counted from
 
@@ -186,7 +188,17 @@ func (c *conversation) read(lines *lineReader) {
 			case t.in <- m:
 			case <-t.over:
 			}
+		} else if m.endsTurn() {
+			offer(c.rehearsed, m)
 		}
+	}
+}
+
+// offer gives a message to who waits for one.
+func offer(to chan message, m message) {
+	select {
+	case to <- m:
+	default:
 	}
 }
 
@@ -206,25 +218,8 @@ func (c *conversation) settle(m message) {
 			c.refuse(m.Response.Error)
 		}
 		c.setReady()
-	case rehearsalID:
-		c.once.rehearsed.Do(func() { close(c.rehearsed) })
-	}
-}
-
-// Rehearse implements agent.Conversation. A side question takes all the steps of
-// a turn, the model's call included, and is in no transcript.
-func (c *conversation) Rehearse(ctx context.Context) error {
-	c.begin() // what comes of it is nobody's, as between two turns
-	if err := c.send(ctx, sideQuestion()); err != nil {
-		return fmt.Errorf("rehearse: %w", err)
-	}
-	select {
-	case <-c.rehearsed: // by an error too: a CLI that can't
-		return nil
-	case <-c.ended:
-		return fmt.Errorf("rehearse: %w", errClosed)
-	case <-ctx.Done():
-		return fmt.Errorf("rehearse: %w", context.Cause(ctx))
+	case questionID:
+		offer(c.answered, m)
 	}
 }
 
@@ -289,7 +284,7 @@ func (c *conversation) tell(v any) {
 // The driver's own requests of which it awaits the answer.
 const (
 	initializeID = "initialize"
-	rehearsalID  = "rehearsal"
+	questionID   = "rehearsal"
 )
 
 func initialize(t *agent.Template) any {
@@ -301,12 +296,6 @@ func initialize(t *agent.Template) any {
 		}
 	}
 	return map[string]any{"type": "control_request", "request_id": initializeID, "request": request}
-}
-
-func sideQuestion() any {
-	return map[string]any{"type": "control_request", "request_id": rehearsalID, "request": map[string]any{
-		"subtype": "side_question", "question": "Are you there?",
-	}}
 }
 
 func interrupt() any {

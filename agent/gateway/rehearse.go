@@ -1,15 +1,18 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
+
+	"claude-runner/agent"
 )
 
-// rehearse answers a model call in place of an API: a word in a stream, or as one
-// object, that took no tokens.
+// rehearse answers a model call in place of an API: the rehearsal's question by a
+// word in a stream, or as one object, that took no tokens.
 func (call *modelCall) rehearse(w http.ResponseWriter) {
 	type object = map[string]any
 	usage := object{"input_tokens": 0, "output_tokens": 0}
@@ -18,6 +21,10 @@ func (call *modelCall) rehearse(w http.ResponseWriter) {
 			"id": "msg_rehearsal", "type": "message", "role": "assistant", "model": call.model,
 			"content": content, "stop_reason": stop, "stop_sequence": nil, "usage": usage,
 		}
+	}
+	if call.metered && !bytes.Contains(call.body, []byte(agent.RehearsalQuestion)) {
+		refuseModel(w, http.StatusBadRequest, "invalid_request_error", "This agent was started ahead of its first message, and has no model yet.")
+		return
 	}
 	var asked struct{ Stream bool }
 	_ = json.Unmarshal(call.body, &asked) // read took it for an object

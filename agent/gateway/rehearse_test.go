@@ -19,11 +19,16 @@ func TestRehearsal(t *testing.T) {
 	rehearsal := gateway.Lease{ID: l.ID, Socket: l.Socket, Token: l.Token, Rehearsal: true}
 	g, client := open(t, rehearsal, gateway.Options{})
 	for _, stream := range []bool{true, false} {
-		response, text := do(t, client, request(t.Context(), body(stream, "hi")))
+		response, text := do(t, client, request(t.Context(), body(stream, agent.RehearsalQuestion)))
 		if response.StatusCode != http.StatusOK {
 			t.Fatalf("%s %s", response.Status, text)
 		}
 		contains(t, text, "Yes.", "end_turn", model)
+		response, text = do(t, client, request(t.Context(), body(stream, "hi")))
+		if response.StatusCode != http.StatusBadRequest {
+			t.Errorf("another question: %s %s", response.Status, text)
+		}
+		contains(t, text, "invalid_request_error")
 	}
 	for _, path := range []string{"/v1/messages/count_tokens", "/v1/messages"} {
 		r := request(t.Context(), body(false, "hi"))
