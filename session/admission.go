@@ -44,9 +44,14 @@ type leaver struct {
 	patience *time.Timer
 }
 
-// sparePatience is how long an agent waits that boots for nobody yet, or is done,
-// while there is always a task that waits for its own.
-const sparePatience = 10 * time.Second
+// How long an agent waits while there is always a task that waits for its own:
+// one that boots for nobody yet, and one that is done, to end. To end takes a good
+// part of what booting does; what it holds until then is bounded with the memory
+// of all that wait.
+const (
+	sparePatience = 10 * time.Second
+	endPatience   = 30 * time.Second
+)
 
 func newAdmission(limit int) *admission {
 	limit = max(1, limit)
@@ -225,7 +230,7 @@ func (q *admission) whenCalm(end func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	l := &leaver{end: end}
-	l.patience = time.AfterFunc(sparePatience, func() {
+	l.patience = time.AfterFunc(endPatience, func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		if i := slices.Index(q.done, l); i >= 0 {
