@@ -156,17 +156,16 @@ var attacks = []attack{
 		return ""
 	}, command: fixed(`for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'red-[t]eam-victim' && echo SEEN; done; echo over`)},
 	{name: "leave a process behind", spoils: true, held: everywhere, won: func(g *target, _ reply) string {
-		deadline := time.Now().Add(20 * time.Second) // a busy host removes late
-		for {
-			left := append(processes(g.t, g.mark), g.sandboxes(g.t, g.chat.id)...)
-			if len(left) == 0 {
-				return ""
-			}
-			if time.Now().After(deadline) {
-				return "processes are left: " + strings.Join(left, "; ")
-			}
-			time.Sleep(20 * time.Millisecond)
+		// The sandbox of an agent that is done may wait for half a minute, while others
+		// boot; what the agent has left in it may not. A busy host removes late.
+		left := awaitNone(20*time.Second, func() []string { return processes(g.t, g.mark) })
+		if len(left) == 0 {
+			left = awaitNone(40*time.Second, func() []string { return g.sandboxes(g.t, g.chat.id) })
 		}
+		if len(left) > 0 {
+			return "processes are left: " + strings.Join(left, "; ")
+		}
+		return ""
 	}, command: func(g *target) string {
 		return fmt.Sprintf(`(setsid nohup sleep %[1]s >/dev/null 2>&1 &) ; (trap '' TERM HUP INT; sleep %[1]s >/dev/null 2>&1 &); echo over`, g.mark)
 	}},
@@ -232,4 +231,16 @@ func stillThere(g *target, _ reply) string {
 		return "the session is of no use: " + r.body
 	}
 	return ""
+}
+
+// awaitNone waits for a list to be empty, and returns what is in it at the end.
+func awaitNone(patience time.Duration, list func() []string) []string {
+	deadline := time.Now().Add(patience)
+	for {
+		left := list()
+		if len(left) == 0 || time.Now().After(deadline) {
+			return left
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
