@@ -62,7 +62,7 @@ func TestCommandGivesSecretsInTheEnvironmentAlone(t *testing.T) {
 	want := map[string]string{
 		"TOKEN": "secret-token", "HTTPS_PROXY": "http://proxy", "HOME": "/home/agent", "BUN_JSC_useDFGJIT": "0", "BUN_JSC_largeHeapSize": "67108864",
 		"USE_BUILTIN_RIPGREP": "0",
-		"ANTHROPIC_BASE_URL": "http://model", "ANTHROPIC_API_KEY": "secret-key", "ANTHROPIC_AUTH_TOKEN": "secret-auth", "CLAUDE_CODE_OAUTH_TOKEN": "secret-oauth",
+		"ANTHROPIC_BASE_URL":  "http://model", "ANTHROPIC_API_KEY": "secret-key", "ANTHROPIC_AUTH_TOKEN": "secret-auth", "CLAUDE_CODE_OAUTH_TOKEN": "secret-oauth",
 		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1", "DISABLE_ERROR_REPORTING": "1", "DISABLE_AUTOUPDATER": "1",
 		"CLAUDE_CODE_MAX_RETRIES": "2", "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1", "API_TIMEOUT_MS": "60000",
 	}
