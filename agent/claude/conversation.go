@@ -194,10 +194,10 @@ func (c *conversation) read(lines *lineReader) {
 	}
 }
 
-// offer gives a message to who waits for one.
-func offer(to chan message, m message) {
+// offer gives v to who waits for it, or drops it where there is no room.
+func offer[T any](to chan<- T, v T) {
 	select {
-	case to <- m:
+	case to <- v:
 	default:
 	}
 }
@@ -274,12 +274,7 @@ func (c *conversation) answer(m message) {
 
 // tell queues a line for the CLI, or drops it where the queue is full: such a
 // CLI does not listen.
-func (c *conversation) tell(v any) {
-	select {
-	case c.out <- encode(v):
-	default:
-	}
-}
+func (c *conversation) tell(v any) { offer(c.out, encode(v)) }
 
 // The driver's own requests of which it awaits the answer.
 const (
@@ -302,8 +297,9 @@ func interrupt() any {
 	return map[string]any{"type": "control_request", "request_id": "interrupt", "request": map[string]any{"subtype": "interrupt"}}
 }
 
-func userMessage(text string) any {
-	return map[string]any{"type": "user", "message": map[string]any{"role": "user", "content": text}}
+// userMessage is a turn's: content is a text, or a list of blocks.
+func userMessage(content any) any {
+	return map[string]any{"type": "user", "message": map[string]any{"role": "user", "content": content}}
 }
 
 // encode makes a line. A line that is not JSON would end the CLI.

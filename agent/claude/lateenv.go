@@ -102,7 +102,15 @@ var (
 
 // startsPrograms reports whether an argument has the CLI start programs of its
 // own, which get its environment when they start.
-func startsPrograms(arg string) bool {
+func startsPrograms(arg string) bool { return flagName(arg) == "--mcp-config" || bringsPlugins(arg) }
+
+// bringsPlugins reports whether with an argument the CLI has plugins, whose hooks it
+// runs.
+func bringsPlugins(arg string) bool {
+	return slices.Contains([]string{"--plugin-dir", "--plugin-url"}, flagName(arg))
+}
+
+func flagName(arg string) string {
 	name, _, _ := strings.Cut(arg, "=")
-	return slices.Contains([]string{"--mcp-config", "--plugin-dir", "--plugin-url"}, name)
+	return name
 }

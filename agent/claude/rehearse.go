@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"claude-runner/agent"
 )
@@ -21,15 +20,19 @@ func (c *conversation) Rehearse(ctx context.Context) error {
 	if err != nil || m.Response.Subtype == "error" || !c.rehearsesTurns() {
 		return err
 	}
-	m, err = c.rehearse(ctx, emptyMessage(), c.rehearsed)
+	m, err = c.rehearse(ctx, userMessage([]any{}), c.rehearsed)
 	if err == nil && !m.IsError {
 		err = errors.New("rehearse: the model answered a turn, which the agent would remember")
 	}
 	return err
 }
 
-// rehearse takes one step, and waits for what comes of it.
+// rehearse takes one step, and waits for what comes of it and of no earlier one.
 func (c *conversation) rehearse(ctx context.Context, step any, done <-chan message) (message, error) {
+	select {
+	case <-done:
+	default:
+	}
 	if err := c.send(ctx, step); err != nil {
 		return message{}, fmt.Errorf("rehearse: %w", err)
 	}
@@ -45,23 +48,13 @@ func (c *conversation) rehearse(ctx context.Context, step any, done <-chan messa
 
 // rehearsesTurns reports whether a turn that is refused leaves nothing behind: in a
 // conversation that goes on, the transcript's next lines would hang on the empty
-// message, which is not written down; and hooks would be run for it.
+// message, which is not written down; and hooks of plugins would be run for it.
 func (c *conversation) rehearsesTurns() bool {
-	return c.launch.Resume == "" && !slices.ContainsFunc(c.launch.Profile.ExtraArgs, mayHook)
-}
-
-// mayHook reports whether by an argument the CLI may have hooks.
-func mayHook(arg string) bool {
-	name, _, _ := strings.Cut(arg, "=")
-	return slices.Contains([]string{"--settings", "--plugin-dir", "--plugin-url"}, name)
+	return c.launch.Resume == "" && !slices.ContainsFunc(c.launch.Profile.ExtraArgs, bringsPlugins)
 }
 
 func sideQuestion() any {
 	return map[string]any{"type": "control_request", "request_id": questionID, "request": map[string]any{
 		"subtype": "side_question", "question": agent.RehearsalQuestion,
 	}}
-}
-
-func emptyMessage() any {
-	return map[string]any{"type": "user", "message": map[string]any{"role": "user", "content": []any{}}}
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -21,7 +23,7 @@ import (
 
 // TestRehearse has the real CLI rehearse: its model is asked twice, and of that
 // nothing is in what it is asked, tells or counts afterwards, be it the same process
-// or one that goes on from its memory.
+// or one that goes on from its memory. What it was asked is written down nowhere.
 func TestRehearse(t *testing.T) {
 	for name, adapt := range map[string]func(*agent.Launch){
 		"plain": func(*agent.Launch) {},
@@ -96,8 +98,16 @@ rules:
 	p = start(t, l)
 	turns = append(turns, p.must(p.say("and now?")))
 	p.end()
-	if l.Template.Schema == nil && turns[2].Text != "In turn 3 I still know: 4711" {
-		t.Errorf("the third turn says %q", turns[2].Text)
+	if l.Template.Schema == nil && (turns[1].Text != "In turn 2 I still know: 4711" || turns[2].Text != "In turn 3 I still know: 4711") {
+		t.Errorf("the later turns say %q and %q", turns[1].Text, turns[2].Text)
+	}
+	transcripts, err := filepath.Glob(filepath.Join(l.Home.Host, ".claude", "projects", "*", "*.jsonl"))
+	if err != nil || len(transcripts) != 1 {
+		t.Fatalf("transcripts %v, %v", transcripts, err)
+	}
+	text, err := os.ReadFile(transcripts[0])
+	if err != nil || strings.Contains(string(text), agent.RehearsalQuestion) {
+		t.Errorf("the transcript has the rehearsal: %s, %v", text, err)
 	}
 	for _, body := range bodies {
 		asked = append(asked, alike(t, l, body))
@@ -140,7 +150,7 @@ func TestRehearsalOfAFake(t *testing.T) {
 	}{
 		{name: "its words are nobody's", play: func(f *fake) {
 			f.hearUntil("side_question")
-			f.say(deltaLine, answer("success"))
+			f.say(deltaLine, resultLine, answer("success"))
 			f.hearUntil(`"content":[]`)
 			f.say(initLine, deltaLine, refusalLine)
 		}},
