@@ -6,6 +6,7 @@
 package backendtest
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -102,6 +103,17 @@ func Require(t testing.TB, kind string, err error) {
 		t.Fatalf("%s names %s, but: %v", RequireVar, kind, err)
 	}
 	t.Skipf("%s is not to be had here: %v", kind, err)
+}
+
+// Check is a backend's own, with some patience for an engine that is busy with
+// other tests.
+func Check(b backends.Backend) (status backends.Status, err error) {
+	for range 4 {
+		if status, err = b.Check(context.Background()); err == nil || !strings.Contains(err.Error(), "does not answer within") {
+			break
+		}
+	}
+	return status, err
 }
 
 // SharedDir returns a temporary folder that any user can reach and read. Only

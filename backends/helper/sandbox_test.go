@@ -96,7 +96,7 @@ func newSandboxes(t *testing.T, name string, kind backends.Kind) *sandboxes {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.Close() })
-	_, err = b.Check(t.Context())
+	_, err = backendtest.Check(b)
 	backendtest.Require(t, name, err)
 	s := &sandboxes{backend: b, caps: b.Capabilities(), user: nobody}
 	system := runtime.GOOS

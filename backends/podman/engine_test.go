@@ -220,7 +220,7 @@ func TestServiceThatDiesLosesNoOutput(t *testing.T) {
 
 func serviceDies(t *testing.T, d *door, lines int) {
 	b := closing(t, newBackend(t, podman.Config{Socket: d.path}, backends.Options{}))
-	if _, err := check(b); err != nil {
+	if _, err := backendtest.Check(b); err != nil {
 		t.Fatal(err)
 	}
 	dir := backendtest.OwnedDir(t, user(b))

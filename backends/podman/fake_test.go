@@ -231,6 +231,34 @@ func TestCheckOfAnEngineThatIsBusyFromTheBeginning(t *testing.T) {
 	}
 }
 
+func TestCheckOfAnEngineThatTakesLongToSayWhatItIs(t *testing.T) {
+	t.Parallel()
+	f := &fake{info: infoOf(version4_9, subids, rootless)}
+	var asked atomic.Int64
+	release := make(chan struct{})
+	b := closing(t, newBackend(t, podman.Config{Socket: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/info") {
+			asked.Add(1)
+			select {
+			case <-release:
+			case <-r.Context().Done():
+				return
+			}
+		}
+		f.ServeHTTP(w, r)
+	}))}, backends.Options{}))
+	if _, err := b.Check(t.Context()); !errors.Is(err, backends.ErrUnavailable) || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("Check before it said what it is: %v, want ErrUnavailable and that it does not answer", err)
+	}
+	close(release)
+	if _, err := b.Check(t.Context()); err != nil {
+		t.Errorf("Check behind it: %v", err)
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("it was asked what it is %d times, want the first answer to be taken", n)
+	}
+}
+
 func TestCheckOfAnEngineThatHasStopped(t *testing.T) {
 	t.Parallel()
 	f := &fake{info: infoOf(version4_9, subids, rootless)}

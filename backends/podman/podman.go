@@ -47,6 +47,9 @@ const (
 	// checkTimeout and pingTimeout bound Check, whose contract is ten seconds.
 	checkTimeout = 8 * time.Second
 	pingTimeout  = 1500 * time.Millisecond
+	// askTimeout bounds what the engine takes to say what it is. On a busy host that
+	// is longer than a check has: the check after it gets the answer then.
+	askTimeout = 30 * time.Second
 	// engineFresh is how long what the engine says of itself is believed.
 	engineFresh = 5 * time.Minute
 )
@@ -196,7 +199,7 @@ func (b *Backend) usable(e *engine) error {
 }
 
 // ask learns what the engine is and can do. Who asks at the same time shares
-// the answer.
+// the answer, and who asks behind one that was not willing to wait so long.
 func (b *Backend) ask(ctx context.Context) (*engine, error) {
 	if err := b.open(); err != nil {
 		return nil, err
@@ -213,13 +216,15 @@ func (b *Backend) ask(ctx context.Context) (*engine, error) {
 	select {
 	case err := <-answer:
 		return e, err
+	case <-time.After(checkTimeout):
+		return nil, b.silent()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("ask podman what it is: %w", ctx.Err())
 	}
 }
 
 func (b *Backend) examine() (*engine, error) {
-	ctx, cancel := context.WithTimeout(b.root, checkTimeout)
+	ctx, cancel := context.WithTimeout(b.root, askTimeout)
 	defer cancel()
 	e := &engine{asked: time.Now()}
 	switch err := b.client.call(ctx, http.MethodGet, "/info", nil, nil, &e.info); {

@@ -84,22 +84,12 @@ func instance(t testing.TB) string { return fmt.Sprintf("test/%s/%d", t.Name(), 
 func engine(t testing.TB, cfg podman.Config, opts backends.Options) backends.Backend {
 	t.Helper()
 	b := newBackend(t, cfg, opts)
-	_, err := check(b)
+	_, err := backendtest.Check(b)
 	if err != nil {
 		_ = b.Close()
 	}
 	backendtest.Require(t, "podman", err)
 	return b
-}
-
-// check has some patience with a machine that is busy with other tests.
-func check(b backends.Backend) (status backends.Status, err error) {
-	for range 4 {
-		if status, err = b.Check(context.Background()); err == nil || !strings.Contains(err.Error(), "does not answer within") {
-			break
-		}
-	}
-	return status, err
 }
 
 func harness(t testing.TB) backendtest.Harness {

@@ -51,7 +51,7 @@ func TestStartService(t *testing.T) {
 	if n := len(services(t, socket)); n != 0 {
 		t.Errorf("New has started %d services", n)
 	}
-	status, err := check(b)
+	status, err := backendtest.Check(b)
 	if err != nil {
 		t.Fatalf("Check: %v\n%s", err, words.String())
 	}
@@ -91,18 +91,18 @@ func TestCloseEndsTheServiceItStarted(t *testing.T) {
 	socket := socketPath(t)
 	b := newBackend(t, podman.Config{Socket: socket, StartService: true}, backends.Options{})
 	t.Cleanup(func() { _ = b.Close() })
-	if _, err := check(b); err != nil {
+	if _, err := backendtest.Check(b); err != nil {
 		t.Fatal(err)
 	}
 	// A second runner uses the same service, and leaves it alone.
 	other := newBackend(t, podman.Config{Socket: socket, StartService: true}, backends.Options{})
-	if _, err := check(other); err != nil {
+	if _, err := backendtest.Check(other); err != nil {
 		t.Error(err)
 	}
 	if err := other.Close(); err != nil {
 		t.Error(err)
 	}
-	if _, err := check(b); err != nil {
+	if _, err := backendtest.Check(b); err != nil {
 		t.Errorf("after another runner's Close: %v", err)
 	}
 	if err := b.Close(); err != nil {
