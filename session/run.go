@@ -79,6 +79,8 @@ func (a *attempt) finish(answer agent.Result, err error) {
 	turns := 0
 	if state == TaskSucceeded {
 		turns = 1
+	} else {
+		a.sweep()
 	}
 	a.m.end(a.job, state, a.result, answer.AgentID, turns)
 	a.settle(err)
@@ -362,6 +364,14 @@ func classify(err error, timeout time.Duration) (TaskState, Failure) {
 		return TaskFailed, Failure{CodeImage, err.Error()}
 	default:
 		return TaskFailed, Failure{CodeSandbox, err.Error()}
+	}
+}
+
+// sweep ends what the tools of a task that did not succeed have left running. It
+// need not stay until the agent has written down its memory and its sandbox is gone.
+func (a *attempt) sweep() {
+	if p := a.proc; p != nil && len(a.result.Tools) > 0 && p.conv.Alive() {
+		p.in.control(backends.ControlSweep)
 	}
 }
 
