@@ -2,6 +2,7 @@ package backendtest
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"sync"
 	"testing"
@@ -208,9 +209,11 @@ func (s *suite) stopBlockedWriter(t *testing.T) {
 	expectError(t, "a write after Stop", err, backends.ErrStopped)
 }
 
-// stopByReader is how a reader that has had enough ends the sandbox.
+// stopByReader is how a reader that has had enough ends the sandbox. Most of
+// standard error comes first: what comes beside output that nobody reads may wait.
 func (s *suite) stopByReader(t *testing.T) {
-	sb := s.start(t, s.backend(t), s.shell("trap '' TERM; yes out & yes err >&2 & wait"))
+	script := fmt.Sprintf("trap '' TERM; head -c %d /dev/zero >&2; yes out & yes err >&2 & wait", 16*backends.StderrLimit)
+	sb := s.start(t, s.backend(t), s.shell(script))
 	if _, err := io.CopyN(io.Discard, sb.Stdout(), 1<<20); err != nil {
 		t.Fatal(err)
 	}
