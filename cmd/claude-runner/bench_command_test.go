@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +57,8 @@ func TestBench(t *testing.T) {
 				}
 				Idle     json.RawMessage
 				Overhead *struct {
-					TasksPerSecond float64 `json:"tasks_per_second"`
+					TasksPerSecond float64   `json:"tasks_per_second"`
+					Rounds         []float64 `json:"rounds_tasks_per_second"`
 				}
 				Targets []struct {
 					Held bool
@@ -80,7 +82,7 @@ func TestBench(t *testing.T) {
 			wanted := []string{"cold", "pipe_cold", "hot", "pipe_hot", "load"}
 			if test.backend != "local" {
 				wanted = []string{"cold", "pipe_cold", "burst"}
-			} else if r.Idle == nil || r.Overhead == nil || r.Overhead.TasksPerSecond <= 0 {
+			} else if r.Idle == nil || r.Overhead == nil || len(r.Overhead.Rounds) != 5 || r.Overhead.TasksPerSecond != slices.Sorted(slices.Values(r.Overhead.Rounds))[2] {
 				t.Errorf("idle %s, overhead %+v", r.Idle, r.Overhead)
 			}
 			for _, name := range wanted {

@@ -61,9 +61,14 @@ func (s *server) converse(ctx context.Context, agentName string, n int) (*loadRe
 	if err != nil {
 		return nil, err
 	}
+	return s.talk(ctx, agentName, sessions)
+}
+
+// talk has conversations that have begun go on for the options' duration.
+func (s *server) talk(ctx context.Context, agentName string, sessions []string) (*loadResult, error) {
 	before := s.processes()
 	own := ownCPU()
-	load := &loadResult{Conversations: n, Answer: &quantiles{}}
+	load := &loadResult{Conversations: len(sessions), Answer: &quantiles{}}
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	begun := time.Now()
@@ -92,6 +97,20 @@ func (s *server) converse(ctx context.Context, agentName string, n int) (*loadRe
 	load.use = s.processes().since(before)
 	load.LoadMS = ms(ownCPU() - own)
 	return load, nil
+}
+
+// add makes r what it and another, later load were together.
+func (r *loadResult) add(later *loadResult) {
+	r.DurationMS += later.DurationMS
+	r.Turns += later.Turns
+	r.TurnsPerSecond = float64(r.Turns) / r.DurationMS * 1000
+	r.Answer.samples = append(r.Answer.samples, later.Answer.samples...)
+	sum := later.use // memory is that of the end
+	sum.ServerMS += r.ServerMS
+	sum.GatewayMS += r.GatewayMS
+	sum.AgentsMS += r.AgentsMS
+	sum.LoadMS += r.LoadMS
+	r.use = sum
 }
 
 // beginAll begins n conversations, so that their agents are hot.

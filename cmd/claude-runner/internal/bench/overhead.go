@@ -12,19 +12,24 @@ import (
 )
 
 // overheadResult is what the runner gives with an agent that does nothing: what
-// it takes is the runner's own part.
+// it takes is the runner's own part. loadResult is of all rounds together.
 type overheadResult struct {
 	loadResult
-	TasksPerSecond float64 `json:"tasks_per_second"`
+	TasksPerSecond float64   `json:"tasks_per_second"` // the median of the rounds
+	Rounds         []float64 `json:"rounds_tasks_per_second"`
 }
 
 // overheadSessions is how many sessions the agents that do nothing have: as many as
 // keep two cores busy, and no more, for each more waits for the others.
 const overheadSessions = 10
 
+// overheadRounds is how many times the tasks per second are measured, each for the
+// options' duration: a machine that others use is not as fast at all times.
+const overheadRounds = 5
+
 // overhead measures hot tasks of an agent that does nothing, as plain processes.
 func (l *lab) overhead(ctx context.Context) (_ *overheadResult, err error) {
-	l.say("overhead: %d sessions of an agent that does nothing, for %v", overheadSessions, l.o.Duration)
+	l.say("overhead: %d sessions of an agent that does nothing, %d × %v", overheadSessions, overheadRounds, l.o.Duration)
 	dir := filepath.Join(l.dir, "nothing")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
@@ -46,9 +51,19 @@ func (l *lab) overhead(ctx context.Context) (_ *overheadResult, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx)) }()
-	load, err := s.converse(ctx, "nothing", overheadSessions)
+	sessions, err := s.beginAll(ctx, "nothing", overheadSessions)
 	if err != nil {
 		return nil, err
 	}
-	return &overheadResult{loadResult: *load, TasksPerSecond: load.TurnsPerSecond}, nil
+	r := &overheadResult{loadResult: loadResult{Conversations: overheadSessions, Answer: &quantiles{}}}
+	for range overheadRounds {
+		round, err := s.talk(ctx, "nothing", sessions)
+		if err != nil {
+			return nil, err
+		}
+		r.add(round)
+		r.Rounds = append(r.Rounds, round.TurnsPerSecond)
+	}
+	r.TasksPerSecond = (&quantiles{r.Rounds}).at(0.5)
+	return r, nil
 }
