@@ -3,6 +3,7 @@ package podman_test
 import (
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,12 +25,13 @@ func services(t *testing.T, socket string) map[int]string {
 	})
 }
 
-// killServices kills them, and returns when they are gone.
+// killServices kills them, and returns when they are gone. One that ends has no
+// command line any more while its socket still takes connections.
 func killServices(t *testing.T, socket string) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		left := services(t, socket)
-		if len(left) == 0 {
+		if len(left) == 0 && !listens(socket) {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -39,6 +41,15 @@ func killServices(t *testing.T, socket string) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
+}
+
+// listens reports whether something takes connections at a socket.
+func listens(socket string) bool {
+	conn, err := net.Dial("unix", socket)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
 }
 
 func TestStartService(t *testing.T) {
