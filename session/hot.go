@@ -158,9 +158,7 @@ func (a *attempt) stays(p *process) bool {
 	if idle == 0 && a.m.admission.isCalm() {
 		return false
 	}
-	if len(a.result.Tools) > 0 { // what they have left behind is no part of the next turn
-		p.in.control(backends.ControlSweep)
-	}
+	a.sweep(p) // what is left is no part of the next turn
 	if idle == 0 {
 		return a.m.endLater(a.live, p)
 	}

@@ -79,8 +79,8 @@ func (a *attempt) finish(answer agent.Result, err error) {
 	turns := 0
 	if state == TaskSucceeded {
 		turns = 1
-	} else {
-		a.sweep()
+	} else if p := a.proc; p != nil && p.conv.Alive() {
+		a.sweep(p) // what is left need not stay until the agent has ended
 	}
 	a.m.end(a.job, state, a.result, answer.AgentID, turns)
 	a.settle(err)
@@ -367,10 +367,9 @@ func classify(err error, timeout time.Duration) (TaskState, Failure) {
 	}
 }
 
-// sweep ends what the tools of a task that did not succeed have left running. It
-// need not stay until the agent has written down its memory and its sandbox is gone.
-func (a *attempt) sweep() {
-	if p := a.proc; p != nil && len(a.result.Tools) > 0 && p.conv.Alive() {
+// sweep ends what the task's tools have left running.
+func (a *attempt) sweep(p *process) {
+	if len(a.result.Tools) > 0 {
 		p.in.control(backends.ControlSweep)
 	}
 }

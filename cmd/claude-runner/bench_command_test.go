@@ -82,7 +82,8 @@ func TestBench(t *testing.T) {
 			wanted := []string{"cold", "pipe_cold", "hot", "pipe_hot", "load"}
 			if test.backend != "local" {
 				wanted = []string{"cold", "pipe_cold", "burst"}
-			} else if r.Idle == nil || r.Overhead == nil || len(r.Overhead.Rounds) != 5 || r.Overhead.TasksPerSecond != slices.Sorted(slices.Values(r.Overhead.Rounds))[2] {
+			} else if r.Idle == nil || r.Overhead == nil || r.Overhead.TasksPerSecond <= 0 || len(r.Overhead.Rounds) != 5 ||
+				r.Overhead.TasksPerSecond != slices.Sorted(slices.Values(r.Overhead.Rounds))[2] {
 				t.Errorf("idle %s, overhead %+v", r.Idle, r.Overhead)
 			}
 			for _, name := range wanted {
