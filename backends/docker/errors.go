@@ -20,6 +20,10 @@ import (
 // than it ever should.
 var errSilent = errors.New("the engine does not answer; restart it")
 
+// errRuntime is an engine that has no objection to a container, and whose
+// runtime failed all the same: gVisor's may crash while it starts.
+var errRuntime = errors.New("the container's runtime failed")
+
 // bounded returns a context for a request that an engine answers at once.
 func bounded(ctx context.Context, patience time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, patience, errSilent)
@@ -85,8 +89,12 @@ func (b *Backend) createError(ctx context.Context, doing string, err error) erro
 // startError maps the engine's refusal to start a container that was made.
 func (b *Backend) startError(ctx context.Context, err error) error {
 	const doing = "start container"
-	if ctx.Err() == nil && cerrdefs.IsInvalidArgument(err) {
+	switch {
+	case ctx.Err() != nil:
+	case cerrdefs.IsInvalidArgument(err):
 		return fmt.Errorf("%s: %w: %w", doing, backends.ErrInvalidSpec, err)
+	case cerrdefs.IsInternal(err):
+		return fmt.Errorf("%s: %w: %w", doing, errRuntime, err)
 	}
 	return b.engineError(ctx, doing, err)
 }

@@ -71,7 +71,18 @@ func (b *Backend) start(ctx context.Context, spec backends.Spec) (*sandbox, erro
 	if err := b.network(spec, e, cfg, host); err != nil {
 		return nil, err
 	}
+	s, err := b.run(ctx, spec, cfg, host)
+	if errors.Is(err, errRuntime) && ctx.Err() == nil {
+		b.log.Warn("the container's runtime failed before it ran anything: once more", "sandbox", spec.Name, "error", err)
+		return b.run(ctx, spec, cfg, host)
+	}
+	return s, err
+}
+
+// run makes a container and starts it. Where it fails there is none left.
+func (b *Backend) run(ctx context.Context, spec backends.Spec, cfg *container.Config, host *container.HostConfig) (*sandbox, error) {
 	start := rand.Text()
+	var err error
 	if cfg.Labels, err = b.labels(spec, start); err != nil {
 		return nil, err
 	}
