@@ -1,7 +1,6 @@
 package docker_test
 
 import (
-	"encoding/json"
 	"io"
 	"net"
 	"os"
@@ -29,15 +28,7 @@ func TestGVisorSockets(t *testing.T) {
 		"runsc-closed": map[string]any{"path": runsc, "runtimeArgs": base},
 		"runsc-open":   map[string]any{"path": runsc, "runtimeArgs": append(base, socketsArg(t, runsc))},
 	}
-	text, err := json.Marshal(map[string]any{"runtimes": runtimes})
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := filepath.Join(t.TempDir(), "daemon.json")
-	if err := os.WriteFile(config, text, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	d := newDockerd(t, "--config-file", config)
+	d := newDockerdWith(t, runtimes)
 	d.load("tool")
 	for name, reached := range map[string]bool{"runsc-closed": false, "runsc-open": true} {
 		t.Run(name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package docker_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -62,6 +63,20 @@ func newDockerd(t *testing.T, args ...string) *dockerd {
 	t.Cleanup(d.remove)
 	d.start()
 	return d
+}
+
+// newDockerdWith starts an engine with more runtimes than its own.
+func newDockerdWith(t *testing.T, runtimes map[string]any) *dockerd {
+	t.Helper()
+	text, err := json.Marshal(map[string]any{"runtimes": runtimes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(t.TempDir(), "daemon.json")
+	if err := os.WriteFile(config, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return newDockerd(t, "--config-file", config)
 }
 
 func (d *dockerd) host() string { return "unix://" + filepath.Join(d.dir, "docker.sock") }

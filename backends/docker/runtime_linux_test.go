@@ -1,11 +1,9 @@
 package docker_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,10 +18,6 @@ import (
 // A runtime that crashes once costs a user nothing; one that always does is
 // given up after the second time, and what it says no to at once.
 func TestRuntimeFails(t *testing.T) {
-	runc, err := exec.LookPath("runc")
-	if err != nil {
-		t.Skip("there is no runtime to fail: ", err)
-	}
 	tests := []struct {
 		runtime string
 		fails   int // how often, before it works
@@ -49,22 +43,14 @@ case " $* " in *" create "*)
 		exit 2
 	fi
 esac
-exec %[4]s "$@"
-`, path, test.fails, test.why, runc)
+exec runc "$@"
+`, path, test.fails, test.why)
 		if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		runtimes[test.runtime] = map[string]any{"path": path}
 	}
-	text, err := json.Marshal(map[string]any{"runtimes": runtimes})
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := filepath.Join(dir, "daemon.json")
-	if err := os.WriteFile(config, text, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	d := newDockerd(t, "--config-file", config)
+	d := newDockerdWith(t, runtimes)
 	d.load("tool")
 
 	for _, test := range tests {
