@@ -49,7 +49,7 @@ Exit code 1 where something could not be measured, or the soak found growth. A t
 	f := cmd.Flags()
 	f.StringSliceVar(&o.Backends, "backend", nil, "backends to measure (default: each one that works)")
 	f.StringSliceVar(&o.Only, "only", bench.Parts, "parts to measure")
-	f.IntVar(&o.Samples, "samples", 20, "turns of each sort")
+	f.IntVar(&o.Samples, "samples", 20, "turns of each sort, and four times as many hot ones")
 	f.IntVar(&o.Burst, "burst", 20, "sessions of a burst")
 	f.IntVar(&o.Conversations, "conversations", 8, "conversations of load, memory and soak")
 	f.DurationVar(&o.Duration, "duration", 20*time.Second, "of load, and of each of the five rounds of overhead")

@@ -74,9 +74,9 @@ func TestBench(t *testing.T) {
 				t.Fatalf("%+v", o)
 			}
 			b := r.Backends[0]
-			for _, name := range []string{"cold", "pipe_cold", "hot", "pipe_hot", "engine_run_cold"} {
+			for name, count := range map[string]int{"cold": 2, "pipe_cold": 2, "hot": 8, "pipe_hot": 8, "engine_run_cold": 2} {
 				if raw, ok := b[name]; ok {
-					checkTurns(t, name, raw)
+					checkTurns(t, name, count, raw)
 				}
 			}
 			wanted := []string{"cold", "pipe_cold", "hot", "pipe_hot", "load"}
@@ -99,8 +99,9 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// checkTurns holds that turns have all their moments, in their order.
-func checkTurns(t *testing.T, name string, raw json.RawMessage) {
+// checkTurns holds that there are count turns, which have all their moments, in
+// their order.
+func checkTurns(t *testing.T, name string, count int, raw json.RawMessage) {
 	t.Helper()
 	type figures struct {
 		Count         int
@@ -116,7 +117,7 @@ func checkTurns(t *testing.T, name string, raw json.RawMessage) {
 		t.Fatal(err)
 	}
 	for _, f := range []figures{turns.Request, turns.Words, turns.Answer} {
-		if f.Count != 2 || len(f.Samples) != 2 || f.P50 <= 0 || f.P95 < f.P50 || f.Max < f.P95 {
+		if f.Count != count || len(f.Samples) != count || f.P50 <= 0 || f.P95 < f.P50 || f.Max < f.P95 {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}

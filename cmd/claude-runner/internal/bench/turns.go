@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize/english"
@@ -21,7 +22,12 @@ type lane struct {
 // CLI's exit and garbage, an engine's clean-up) is not to be in its way.
 const settle = 500 * time.Millisecond
 
-// turns samples turns of all sorts, one of each in each round: what disturbs the
+// hotPerRound is how many hot turns there are to one of each other sort. They are
+// short, so that what disturbs the machine for a moment is all of one; and they cost
+// no boot.
+const hotPerRound = 4
+
+// turns samples turns of all sorts, in rounds that have each sort: what disturbs the
 // machine disturbs all sorts alike.
 func (l *lab) turns(ctx context.Context, b *backendResult) (err error) {
 	agents := map[string]agentProfile{"cold": {"idle_timeout": "0s"}, "hot": {"idle_timeout": "10m"}}
@@ -41,7 +47,7 @@ func (l *lab) turns(ctx context.Context, b *backendResult) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	l.say("%s: %s of %d sorts", b.Name, english.Plural(l.o.Samples, "turn", ""), len(lanes))
+	l.say("%s: %s of %s", b.Name, english.Plural(l.o.Samples, "round", ""), english.Plural(len(lanes), "turn", ""))
 	for range l.o.Samples {
 		for _, lane := range lanes {
 			if err := pause(ctx, settle); err != nil {
@@ -64,7 +70,7 @@ func (l *lab) turns(ctx context.Context, b *backendResult) (err error) {
 	return nil
 }
 
-// lanes are the sorts that are wanted, and their references.
+// lanes are the turns of a round: the sorts that are wanted, and their references.
 func (l *lab) lanes(ctx context.Context, s *server, b *backendResult) (lanes []lane, done func() error, err error) {
 	done = func() error { return nil }
 	if l.o.wants("cold") {
@@ -103,14 +109,15 @@ func (l *lab) lanes(ctx context.Context, s *server, b *backendResult) (lanes []l
 		if _, err := hot(ctx); err != nil {
 			return nil, done, fmt.Errorf("hot: %w", err)
 		}
-		lanes = append(lanes, lane{"hot", hot, &b.Hot, false})
+		later := []lane{{"hot", hot, &b.Hot, false}}
 		if l.cli != "" {
-			lane, closePipe, err := l.pipedHot(ctx, b)
+			piped, closePipe, err := l.pipedHot(ctx, b)
 			if err != nil {
 				return nil, done, err
 			}
-			lanes, done = append(lanes, lane), closePipe
+			later, done = append(later, piped), closePipe
 		}
+		lanes = append(lanes, slices.Repeat(later, hotPerRound)...)
 	}
 	return lanes, done, nil
 }
