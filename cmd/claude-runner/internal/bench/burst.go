@@ -24,7 +24,7 @@ type burstResult struct {
 
 // burstRounds is how often each sort of burst is measured, where there are
 // enough samples for it.
-const burstRounds = 3
+const burstRounds = 5
 
 // burstSort is one sort of burst; run returns when each session was answered.
 type burstSort struct {
@@ -35,7 +35,7 @@ type burstSort struct {
 // bursts measures bursts of all sorts, one of each in each round.
 func (l *lab) bursts(ctx context.Context, b *backendResult) error {
 	sorts := l.burstSorts(ctx, b)
-	rounds := min(burstRounds, max(1, l.o.Samples/5))
+	rounds := min(burstRounds, max(1, l.o.Samples/3))
 	l.say("%s: %d bursts of %s", b.Name, rounds*len(sorts), english.Plural(l.o.Burst, "session", ""))
 	for range rounds {
 		for _, sort := range sorts {
