@@ -92,6 +92,25 @@ func (m *Manager) BackendHealth() map[string]BackendHealth {
 	return maps.Clone(m.health.seen)
 }
 
+// AskBackends asks the backends on which agents would start how they are, so that
+// the first task does not wait for what an engine takes to say that for the first
+// time. It returns when all have answered, or ctx ends.
+func (m *Manager) AskBackends(ctx context.Context) {
+	first := map[string]bool{}
+	for _, p := range m.Profiles().ByName {
+		if len(p.Backend) > 0 {
+			first[p.Backend[0]] = true
+		}
+	}
+	var all sync.WaitGroup
+	for name := range first {
+		if b, ok := m.opts.Backends.Backend(name); ok {
+			all.Go(func() { _, _ = m.health.check(ctx, b) }) // who needs one that is ill is told
+		}
+	}
+	all.Wait()
+}
+
 // BackendState is what is known of a backend now.
 type BackendState struct {
 	Name         string

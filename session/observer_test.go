@@ -153,6 +153,19 @@ func TestObserverOfNoBackend(t *testing.T) {
 	}
 }
 
+func TestAskBackends(t *testing.T) {
+	w := newWorld(t, watched(&witness{}, func(p *agent.Profile) { p.Backend = []string{"broken", "local"} }))
+	w.AskBackends(t.Context())
+	got := w.BackendHealth()
+	if len(got) != 1 || got["broken"].Healthy || got["broken"].At.IsZero() {
+		t.Errorf("asked: %+v, want the agents' first alone", got)
+	}
+	w.run("s", "echo") // on the second
+	if got := w.BackendHealth(); !got["local"].Healthy {
+		t.Errorf("behind a task: %+v", got)
+	}
+}
+
 func TestObserverOfTheNextProcess(t *testing.T) {
 	dir := backendtest.SharedDir(t)
 	before, after := &witness{}, &witness{}

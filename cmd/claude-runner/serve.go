@@ -66,6 +66,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 	var watchers sync.WaitGroup
 	watchers.Go(func() { a.watchFile(watching) })
 	watchers.Go(func() { a.watchSignal(watching, hup) })
+	watchers.Go(func() { a.manager.AskBackends(watching) })
 	log.Info("claude-runner is ready", "url", "http://"+ln.Addr().String(), "agents", strings.Join(agentNames(cfg), ","), "data_dir", cfg.DataDir, "version", version)
 	err = a.Serve(ctx, ln)
 	stopWatching()

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -84,13 +85,18 @@ func (b *burstResult) add(answers *quantiles) {
 // middle is the median of values.
 func middle(values []float64) float64 { return (&quantiles{slices.Clone(values)}).at(0.5) }
 
-// burstCold is a burst at a server that has nothing ready.
+// burstCold is a burst at a server that has nothing ready. One turn is before it, as
+// there is one before those that it is compared with: connections, and what an
+// engine takes to say what it is.
 func (l *lab) burstCold(ctx context.Context, backend string) (_ *quantiles, err error) {
 	s, err := l.serve(ctx, backend, l.cliDir(), map[string]agentProfile{"cold": {"idle_timeout": "0s"}})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx)) }()
+	if _, err := s.newTurn(ctx, "cold", nil); err != nil {
+		return nil, fmt.Errorf("the first task: %w", err)
+	}
 	return l.atOnce(ctx, func(ctx context.Context) (moments, error) { return s.turn(ctx, "cold", s.session(), nil) })
 }
 
