@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -86,16 +85,15 @@ func (b *burstResult) add(answers *quantiles) {
 func middle(values []float64) float64 { return (&quantiles{slices.Clone(values)}).at(0.5) }
 
 // burstCold is a burst at a server that has nothing ready. One turn is before it, as
-// there is one before those that it is compared with: connections, and what an
-// engine takes to say what it is.
+// there is one before those that it is compared with.
 func (l *lab) burstCold(ctx context.Context, backend string) (_ *quantiles, err error) {
 	s, err := l.serve(ctx, backend, l.cliDir(), map[string]agentProfile{"cold": {"idle_timeout": "0s"}})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx)) }()
-	if _, err := s.newTurn(ctx, "cold", nil); err != nil {
-		return nil, fmt.Errorf("the first task: %w", err)
+	if err := s.firstTurn(ctx, "cold"); err != nil {
+		return nil, err
 	}
 	return l.atOnce(ctx, func(ctx context.Context) (moments, error) { return s.turn(ctx, "cold", s.session(), nil) })
 }

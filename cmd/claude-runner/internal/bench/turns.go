@@ -39,8 +39,8 @@ func (l *lab) turns(ctx context.Context, b *backendResult) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop(ctx)) }()
-	if _, err := s.newTurn(ctx, "cold", nil); err != nil { // page cache, connections
-		return fmt.Errorf("the first task: %w", err)
+	if err := s.firstTurn(ctx, "cold"); err != nil {
+		return err
 	}
 	lanes, done, err := l.lanes(ctx, s, b)
 	if err != nil {
