@@ -17,15 +17,15 @@ import (
 // health remembers for a few seconds what each backend's Check said, so that a
 // burst of tasks asks the engine once.
 type health struct {
-	registry *backends.Registry
-
 	mu      sync.Mutex
-	entries map[string]*healthEntry
+	answers map[string]*healthAnswer
 	seen    map[string]BackendHealth
 }
 
-type healthEntry struct {
-	mu     sync.Mutex // held while the engine is asked
+// healthAnswer is what a backend's Check says: to everyone who asks meanwhile and
+// for a while after.
+type healthAnswer struct {
+	given  chan struct{} // closed once the others are set
 	until  time.Time
 	status backends.Status
 	err    error
@@ -37,44 +37,63 @@ const (
 	checkTimeout = 10 * time.Second
 )
 
-func newHealth(r *backends.Registry) *health {
-	return &health{registry: r, entries: map[string]*healthEntry{}, seen: map[string]BackendHealth{}}
+func newHealth() *health {
+	return &health{answers: map[string]*healthAnswer{}, seen: map[string]BackendHealth{}}
 }
 
-// check returns what the backend's Check says, or said a moment ago.
+// check returns what the backend's Check says, or said a moment ago. An asker
+// whose ctx ends is told so at once, and the answer is still the others'.
 func (h *health) check(ctx context.Context, b backends.Backend) (backends.Status, error) {
 	h.mu.Lock()
-	e := h.entries[b.Name()]
-	if e == nil {
-		e = &healthEntry{}
-		h.entries[b.Name()] = e
+	a := h.answers[b.Name()]
+	if a == nil || a.old() {
+		a = &healthAnswer{given: make(chan struct{})}
+		h.answers[b.Name()] = a
+		go h.ask(context.WithoutCancel(ctx), b, a)
 	}
 	h.mu.Unlock()
 
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if time.Now().Before(e.until) {
-		return e.status, e.err
+	select {
+	case <-a.given:
+		return a.status, a.err
+	case <-ctx.Done():
+		return backends.Status{}, context.Cause(ctx)
 	}
+}
+
+// ask lets the backend give its answer.
+func (h *health) ask(ctx context.Context, b backends.Backend, a *healthAnswer) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	e.status, e.err = b.Check(ctx)
-	if e.err == nil {
-		e.until = time.Now().Add(healthyFor)
-	} else {
-		e.until = time.Now().Add(unhealthyFor)
+	a.status, a.err = b.Check(ctx)
+	lasts := healthyFor
+	if a.err != nil {
+		lasts = unhealthyFor
 	}
+	a.until = time.Now().Add(lasts)
+
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.seen[b.Name()] = BackendHealth{Healthy: e.err == nil, At: time.Now()}
-	return e.status, e.err
+	if h.answers[b.Name()] == a { // else the engine has failed since it was asked
+		h.seen[b.Name()] = BackendHealth{Healthy: a.err == nil, At: time.Now()}
+	}
+	close(a.given)
+}
+
+func (a *healthAnswer) old() bool {
+	select {
+	case <-a.given:
+		return time.Now().After(a.until)
+	default:
+		return false
+	}
 }
 
 // forget makes the next check ask the engine, which has just failed.
 func (h *health) forget(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.entries, name)
+	delete(h.answers, name)
 	h.seen[name] = BackendHealth{At: time.Now()}
 }
 

@@ -140,7 +140,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 		opts: opts, log: opts.Log, profiles: opts.Profiles,
 		events:  openEventLog(opts.Store, opts.Log, opts.Now),
 		folders: folders{root: opts.DataDir, user: opts.User},
-		health:  newHealth(opts.Backends),
+		health:  newHealth(),
 		pools:   map[string]*pool{},
 		live:    map[string]*live{},
 		jobs:    map[string]*job{},

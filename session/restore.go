@@ -175,7 +175,6 @@ func (a *attempt) find(ctx context.Context) (backends.Sandbox, error) {
 func (a *attempt) findOn(ctx context.Context, b backends.Backend) (backends.Sandbox, error) {
 	task := a.job.task
 	if _, err := a.m.health.check(ctx, b); err != nil { // fills in the capabilities, too
-		a.m.health.forget(b.Name())
 		return nil, fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
 	}
 	handles, err := b.List(ctx)
