@@ -138,6 +138,11 @@ func environment(l agent.Launch) (map[string]string, error) {
 	if !l.ModelOnly {
 		delete(env, certStore)
 	}
+	if l.Home.Sandbox == l.Home.Host {
+		// In the host's own folder for temporary files, what the CLI keeps of its
+		// tools' output would outlive the session.
+		env["CLAUDE_CODE_TMPDIR"] = path.Join(l.Home.Sandbox, ".tmp")
+	}
 	for name, value := range l.Env {
 		if slices.Contains(reserved, name) {
 			return nil, invalid("env %s: the variable is the runner's own; model_api in the configuration says where model calls go", name)

@@ -299,3 +299,28 @@ func TestFilesOfTheAgentHaveNoPower(t *testing.T) {
 		}
 	}
 }
+
+func TestCommandKeepsTemporaryFilesWithTheSession(t *testing.T) {
+	for name, c := range map[string]struct {
+		home agent.Folder
+		env  map[string]string
+		want string
+	}{
+		"the host's own path":  {agent.Folder{Host: "/nowhere/home", Sandbox: "/nowhere/home"}, nil, "/nowhere/home/.tmp"},
+		"a sandbox's path":     {agent.Folder{Host: "/nowhere/home", Sandbox: "/home/agent"}, nil, ""},
+		"as the profile says":  {agent.Folder{Host: "/nowhere/home", Sandbox: "/nowhere/home"}, map[string]string{"CLAUDE_CODE_TMPDIR": "/mine"}, "/mine"},
+		"as it says, anywhere": {agent.Folder{Host: "/nowhere/home", Sandbox: "/home/agent"}, map[string]string{"CLAUDE_CODE_TMPDIR": "/mine"}, "/mine"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := launch()
+			l.Home, l.Env = c.home, c.env
+			got, err := claude.New(claude.Options{}).Command(l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := got.Env["CLAUDE_CODE_TMPDIR"]; got != c.want {
+				t.Errorf("CLAUDE_CODE_TMPDIR=%q, want %q", got, c.want)
+			}
+		})
+	}
+}

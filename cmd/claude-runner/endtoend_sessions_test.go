@@ -191,12 +191,14 @@ func testReset(t *testing.T, d *deployment) {
 	}
 }
 
+// notInFileNames is what the CLI writes as "-" where a path is a file's name.
+var notInFileNames = regexp.MustCompile(`[^a-zA-Z0-9]`)
+
 func testDelete(t *testing.T, d *deployment) {
 	c := d.chat(t, "")
-	s := c.stream("")
 	number := unique()
 	running := c.begin("run: sleep " + number)
-	s.until("tool_start")
+	awaitProcesses(t, number, 1)
 	c.call(http.MethodDelete, "/session/ID")
 	(<-running).want(t, http.StatusConflict, "aborted")
 
@@ -208,6 +210,10 @@ func testDelete(t *testing.T, d *deployment) {
 	}
 	if _, err := os.Stat(filepath.Dir(d.workspace(c.id))); !os.IsNotExist(err) {
 		t.Errorf("the session's folder: %v", err)
+	}
+	const temporary = "/tmp/claude-*/" // the CLI's own, for what its tools print
+	if left, err := filepath.Glob(temporary + notInFileNames.ReplaceAllString(d.workspace(c.id), "-")); err != nil || len(left) > 0 {
+		t.Errorf("the host's temporary files: %q, %v", left, err)
 	}
 	r, err := d.do(t.Context(), http.MethodGet, "/session/"+c.id, "")
 	if err != nil {
