@@ -17,9 +17,13 @@ import (
 // health remembers for a few seconds what each backend's Check said, so that a
 // burst of tasks asks the engine once.
 type health struct {
+	root   context.Context // the end of the questions, too
+	asking sync.WaitGroup
+
 	mu      sync.Mutex
 	answers map[string]*healthAnswer
 	seen    map[string]BackendHealth
+	closed  bool
 }
 
 // healthAnswer is what a backend's Check says: to everyone who asks meanwhile and
@@ -37,22 +41,17 @@ const (
 	checkTimeout = 10 * time.Second
 )
 
-func newHealth() *health {
-	return &health{answers: map[string]*healthAnswer{}, seen: map[string]BackendHealth{}}
+func newHealth(root context.Context) *health {
+	return &health{root: root, answers: map[string]*healthAnswer{}, seen: map[string]BackendHealth{}}
 }
 
 // check returns what the backend's Check says, or said a moment ago. An asker
 // whose ctx ends is told so at once, and the answer is still the others'.
 func (h *health) check(ctx context.Context, b backends.Backend) (backends.Status, error) {
-	h.mu.Lock()
-	a := h.answers[b.Name()]
-	if a == nil || a.old() {
-		a = &healthAnswer{given: make(chan struct{})}
-		h.answers[b.Name()] = a
-		go h.ask(context.WithoutCancel(ctx), b, a)
+	a, err := h.answer(b)
+	if err != nil {
+		return backends.Status{}, err
 	}
-	h.mu.Unlock()
-
 	select {
 	case <-a.given:
 		return a.status, a.err
@@ -61,9 +60,26 @@ func (h *health) check(ctx context.Context, b backends.Backend) (backends.Status
 	}
 }
 
+// answer returns the backend's last answer where it still holds, else one that it
+// is yet to give.
+func (h *health) answer(b backends.Backend) (*healthAnswer, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, errClosing
+	}
+	a := h.answers[b.Name()]
+	if a == nil || a.old() {
+		a = &healthAnswer{given: make(chan struct{})}
+		h.answers[b.Name()] = a
+		h.asking.Go(func() { h.ask(b, a) })
+	}
+	return a, nil
+}
+
 // ask lets the backend give its answer.
-func (h *health) ask(ctx context.Context, b backends.Backend, a *healthAnswer) {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+func (h *health) ask(b backends.Backend, a *healthAnswer) {
+	ctx, cancel := context.WithTimeout(h.root, checkTimeout)
 	defer cancel()
 	a.status, a.err = b.Check(ctx)
 	lasts := healthyFor
@@ -87,6 +103,14 @@ func (a *healthAnswer) old() bool {
 	default:
 		return false
 	}
+}
+
+// close waits until no backend is asked, and none is any more. The root has ended.
+func (h *health) close() {
+	h.mu.Lock()
+	h.closed = true
+	h.mu.Unlock()
+	h.asking.Wait()
 }
 
 // forget makes the next check ask the engine, which has just failed.

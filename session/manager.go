@@ -140,7 +140,6 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 		opts: opts, log: opts.Log, profiles: opts.Profiles,
 		events:  openEventLog(opts.Store, opts.Log, opts.Now),
 		folders: folders{root: opts.DataDir, user: opts.User},
-		health:  newHealth(),
 		pools:   map[string]*pool{},
 		live:    map[string]*live{},
 		jobs:    map[string]*job{},
@@ -159,6 +158,7 @@ func Open(ctx context.Context, opts Options) (*Manager, error) {
 		_ = m.events.offer(&entry{change: Change{Use: &u}})
 	})
 	m.root, m.cancel = context.WithCancelCause(context.Background())
+	m.health = newHealth(m.root)
 	if err := m.folders.prepare(); err != nil {
 		return nil, errors.Join(err, m.events.Close())
 	}
@@ -197,6 +197,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.closePools()
 	m.closeHotAgents()
 	m.awaitTasks()
+	m.health.close()
 	m.emptyTrashNow()
 	return m.events.Close()
 }
