@@ -17,7 +17,7 @@ import (
 // health remembers for a few seconds what each backend's Check said, so that a
 // burst of tasks asks the engine once.
 type health struct {
-	root   context.Context // the end of the questions, too
+	root   context.Context // its end is that of every question
 	asking sync.WaitGroup
 
 	mu      sync.Mutex
@@ -105,7 +105,7 @@ func (a *healthAnswer) old() bool {
 	}
 }
 
-// close waits until no backend is asked, and none is any more. The root has ended.
+// close lets no question begin any more, and waits for those that have: root has ended.
 func (h *health) close() {
 	h.mu.Lock()
 	h.closed = true
