@@ -2,14 +2,10 @@ package session_test
 
 import (
 	"context"
-	"log/slog"
-	"path/filepath"
 	"testing"
 
 	"claude-runner/agent"
 	"claude-runner/backends"
-	"claude-runner/backends/backendtest"
-	"claude-runner/backends/local"
 	"claude-runner/session"
 )
 
@@ -33,25 +29,16 @@ func (b lateBackend) Check(ctx context.Context) (backends.Status, error) {
 // TestBackendOutlivesItsAsker holds that a task whose abort comes while a backend
 // is asked neither waits for the answer nor takes it from the task behind it.
 func TestBackendOutlivesItsAsker(t *testing.T) {
-	dir := backendtest.SharedDir(t)
 	late := lateBackend{asked: make(chan struct{}, 10), answer: make(chan struct{})}
-	reg := backends.NewRegistry(backends.Define("late", local.Config{}, func(cfg local.Config, opts backends.Options) (b backends.Backend, err error) {
-		late.Backend, err = local.New(cfg, opts)
-		return late, err
-	}))
-	err := reg.Add("late", &local.Config{}, backends.Options{
-		Name: "local", Instance: "session-test", StateDir: filepath.Join(dir, "backends", "local"), User: sandboxUser,
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := reg.Close(); err != nil {
-			t.Error(err)
+	w := newWorld(t, func(o *session.Options, _ *agent.Profile) {
+		late.Backend, _ = o.Backends.Backend("local")
+		o.Backends = backends.NewRegistry(backends.Define("late", struct{}{}, func(struct{}, backends.Options) (backends.Backend, error) {
+			return late, nil
+		}))
+		if err := o.Backends.Add("late", &struct{}{}, backends.Options{Name: "local"}); err != nil {
+			t.Fatal(err)
 		}
 	})
-	w := openWorld(t, dir, func(o *session.Options, _ *agent.Profile) { o.Backends = reg })
 
 	first := w.submit("first", "echo")
 	<-late.asked

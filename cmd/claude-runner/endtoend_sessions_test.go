@@ -196,8 +196,10 @@ var notInFileNames = regexp.MustCompile(`[^a-zA-Z0-9]`)
 
 func testDelete(t *testing.T, d *deployment) {
 	c := d.chat(t, "")
+	s := c.stream("")
 	number := unique()
 	running := c.begin("run: sleep " + number)
+	s.until("tool_start")
 	awaitProcesses(t, number, 1)
 	c.call(http.MethodDelete, "/session/ID")
 	(<-running).want(t, http.StatusConflict, "aborted")
