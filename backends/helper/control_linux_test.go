@@ -88,6 +88,21 @@ func TestControlRest(t *testing.T) {
 		c.expect("awake")
 		c.end(0, "")
 	})
+	t.Run("an agent that is starting programs halts, too", func(t *testing.T) {
+		// Between vfork(2) and execve(2) a shell goes through the search path.
+		c, agent := converse(t, "PATH=$(printf '/none:%.0s' $(seq 20000))$PATH; trap exit TERM; echo ready; while :; do sleep 0; done")
+		c.expect("ready")
+		for range 50 {
+			c.say(backends.ControlRest)
+			eventually(t, "rest", func() bool { return stateOf(agent) == "T" })
+			c.say(backends.ControlWake)
+			eventually(t, "it wakes", func() bool { return stateOf(agent) != "T" })
+		}
+		if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		c.end(0, "")
+	})
 	t.Run("a signal wakes", func(t *testing.T) {
 		c, agent := converse(t, "trap 'echo got; exit 7' TERM; echo ready; while :; do sleep 0.01; done")
 		c.expect("ready")

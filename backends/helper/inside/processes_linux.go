@@ -70,17 +70,19 @@ func findChildren(pid int) []int {
 	return out
 }
 
-// stateOf says what a process does, by the state of its first thread.
-func stateOf(pid int) state {
-	switch letter, _ := readStat(pid); letter {
+// stateOf says what a process does, by the state of its first thread, and which its
+// parent is.
+func stateOf(pid int) (state, int) {
+	letter, parent := readStat(pid)
+	switch letter {
 	case 'R':
-		return running
+		return running, parent
 	case 'T':
-		return halted
+		return halted, parent
 	case 't', 'Z', 'X', 0:
-		return ended
+		return ended, parent
 	}
-	return waiting
+	return waiting, parent
 }
 
 // readStat returns a process's state, as proc(5) abbreviates it, and its parent.

@@ -7,7 +7,7 @@ func showsProcesses() bool { return false }
 
 func descendants(_, _ int) []int { return nil }
 
-func stateOf(int) state { return ended }
+func stateOf(int) (state, int) { return ended, 0 }
 
 // closeToOthers has no counterpart here.
 func closeToOthers() {}

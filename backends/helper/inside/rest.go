@@ -44,40 +44,44 @@ func (a *agent) settle(woken time.Time) {
 	deadline := woken.Add(wakePatience)
 	for look := woken.Add(wakeTime); time.Now().Before(deadline); look = time.Now().Add(wakeTime / 4) {
 		time.Sleep(time.Until(look))
-		if stateOf(a.pid) != running {
+		if s, _ := stateOf(a.pid); s != running {
 			return
 		}
 	}
 }
 
-// stopTree stops root and its descendants, looks again for those that were being
-// started meanwhile, and returns what it has stopped. What others had stopped
-// before is theirs to wake, but for root.
+// stopTree stops root and its descendants, and returns what it has stopped. What
+// others had stopped before is theirs to wake, but for root. A process is stopped
+// when its parent has come to a halt: one that starts a program by vfork(2) waits
+// for it in the kernel, where no stop reaches it, so the program has to begin.
+// What does not halt in time is left to it, and what is below it is stopped.
 func stopTree(root int) []int {
 	var stopped []int
 	seen := map[int]bool{}
 	deadline := time.Now().Add(restTime)
-	for wait := firstLook; ; wait = min(2*wait, lastLook) {
+	for wait := firstLook; ; {
+		late := time.Now().After(deadline)
 		fresh, moving := false, false
+		still := map[int]bool{}
 		for _, pid := range append([]int{root}, descendants(root, 0)...) {
-			state := stateOf(pid)
-			if seen[pid] {
-				moving = moving || state == running || state == waiting
+			state, parent := stateOf(pid)
+			still[pid] = state == halted || state == ended
+			switch {
+			case seen[pid] || pid != root && !still[parent] && !late:
+				moving = moving || !still[pid]
 				continue
-			}
-			seen[pid], fresh = true, true
-			if state == halted && pid != root {
-				continue
-			}
-			if syscall.Kill(pid, syscall.SIGSTOP) == nil {
+			case state == halted && pid != root:
+			case syscall.Kill(pid, syscall.SIGSTOP) == nil:
 				stopped = append(stopped, pid)
 			}
+			seen[pid], fresh = true, true
 		}
-		if !fresh && !moving || time.Now().After(deadline) {
+		if late || !fresh && !moving {
 			return stopped
 		}
 		if !fresh {
 			time.Sleep(wait)
+			wait = min(2*wait, lastLook)
 		}
 	}
 }
