@@ -97,12 +97,11 @@ func (a *attempt) again() bool {
 // recover is execute for a task whose agent was given its message already.
 func (a *attempt) recover(ctx context.Context) (agent.Result, error) {
 	a.awaitAgent(StartRecovered)
-	sandbox, err := a.find(ctx)
-	if err != nil {
-		return agent.Result{}, err
-	}
 	task := a.job.task
-	err = a.load(ctx)
+	sandbox, err := a.find(ctx)
+	if err == nil {
+		err = a.load(ctx)
+	}
 	if err == nil {
 		a.told, err = a.m.opts.Store.LastStep(context.WithoutCancel(ctx), task.ID)
 	}
@@ -111,8 +110,10 @@ func (a *attempt) recover(ctx context.Context) (agent.Result, error) {
 	}
 	if err != nil {
 		if !errors.Is(err, agent.ErrDetached) {
-			a.m.stopSandbox(task.Backend, sandbox, stopGrace)
-			a.m.closeLease(&lease{id: sandbox.Handle().Name})
+			if sandbox != nil {
+				a.m.stopSandbox(task.Backend, sandbox, stopGrace)
+			}
+			a.m.closeLease(&lease{id: task.Sandbox})
 		}
 		return agent.Result{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"claude-runner/agent"
+	"claude-runner/agent/gateway"
 	"claude-runner/session"
 )
 
@@ -125,12 +126,25 @@ func end(t *testing.T, dir string) {
 func TestInterrupted(t *testing.T) {
 	t.Run("has failed", func(t *testing.T) {
 		dir := sharedDir(t)
-		task := leave(t, dir, nil)
+		g := gateway.New(gateway.Options{})
+		through := func(o *session.Options, _ *agent.Profile) { o.Gateway, o.Helper = g, noHelper }
+		leases := func() int {
+			open, err := g.Leases(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(open)
+		}
+		task := leave(t, dir, through)
 		end(t, dir)
-		w := openWorld(t, dir, nil)
+		if n := leases(); n != 1 {
+			t.Errorf("%d leases of a sandbox that the manager left", n)
+		}
+		w := openWorld(t, dir, through)
 		if got := w.wait(task); got.State != session.TaskFailed || got.Result.Error.Code != session.CodeInterrupted {
 			t.Errorf("%s: %+v", got.State, got.Result.Error)
 		}
+		eventually(t, "its sandbox's lease is closed", func() bool { return leases() == 0 })
 	})
 	t.Run("runs again where its profile says so", func(t *testing.T) {
 		dir := sharedDir(t)

@@ -34,8 +34,9 @@ type Client struct {
 
 	ctx    context.Context
 	cancel context.CancelFunc
-	watch  sync.WaitGroup
+	work   sync.WaitGroup
 
+	openings openings
 	starting sync.Mutex // one start at a time
 	children []*os.Process
 
@@ -67,8 +68,8 @@ func Start(ctx context.Context, options Options) (*Client, error) {
 		c.cancel()
 		return nil, err
 	}
-	c.watch.Go(c.keepAlive)
-	c.watch.Go(c.sendBatches)
+	c.work.Go(c.keepAlive)
+	c.work.Go(c.sendBatches)
 	return c, nil
 }
 
@@ -86,7 +87,7 @@ func (c *Client) Open(ctx context.Context, l Lease) error {
 		}
 		// Whatever it is, opening it says so, or mends it.
 	}
-	err := c.ask(ctx, pathOpen, newWireLease(l), nil)
+	err := c.open(ctx, l)
 	if errors.Is(err, ErrInvalidLease) {
 		c.mu.Lock()
 		if delete(c.leases, l.ID); had {
@@ -97,6 +98,22 @@ func (c *Client) Open(ctx context.Context, l Lease) error {
 	return err
 }
 
+// open has the daemon open the lease, and returns when ctx ends at the latest.
+func (c *Client) open(ctx context.Context, l Lease) error {
+	opened := make(chan error, 1)
+	over := c.openings.begin(l.ID)
+	c.work.Go(func() {
+		defer over()
+		opened <- c.ask(c.ctx, pathOpen, newWireLease(l), nil)
+	})
+	select {
+	case err := <-opened:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Close ends the lease's connections, waits until what they cost is counted,
 // and removes its socket. Its counters stay until Forget. A lease that is not
 // there is no error.
@@ -104,6 +121,9 @@ func (c *Client) Close(ctx context.Context, leaseID string) error {
 	c.mu.Lock()
 	delete(c.leases, leaseID)
 	c.mu.Unlock()
+	if err := c.openings.wait(ctx, leaseID); err != nil {
+		return fmt.Errorf("close a lease of the gateway: it is still being opened: %w", err)
+	}
 	return c.ask(ctx, pathClose, question{Lease: leaseID}, nil)
 }
 
@@ -140,7 +160,7 @@ func (c *Client) Leases(ctx context.Context) ([]OpenLease, error) {
 // client. A gateway with leases goes on.
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.cancel()
-	c.watch.Wait()
+	c.work.Wait()
 	c.batches.lazy.Stop()
 	var to sender
 	for range c.batches.waiting() { // what nobody waits for

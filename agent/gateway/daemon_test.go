@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"claude-runner/agent/gateway"
 )
@@ -200,11 +201,7 @@ func TestDaemonIsStartedAgain(t *testing.T) {
 		data, _ := os.ReadFile(filepath.Join(dir, "gateway.v1.json"))
 		return strings.Contains(string(data), `"Calls":1`)
 	})
-	for _, pid := range daemons(t, dir) {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-	}
+	signal(t, daemons(t, dir), syscall.SIGKILL)
 	sandbox := inside(t, l.Socket)
 	waitFor(t, "an answer", func() bool {
 		response, err := sandbox.Do(request(t.Context(), body(false, "hi")))
@@ -217,6 +214,42 @@ func TestDaemonIsStartedAgain(t *testing.T) {
 	})
 	if got := totals(t, client); got.Calls != 2 || got.ByModel[model].Calls != 2 {
 		t.Errorf("totals %+v: those before are lost", got)
+	}
+}
+
+// A lease is closed though who opened it has not waited, and the daemon comes to
+// both questions at once.
+func TestCloseOfWhatIsBeingOpened(t *testing.T) {
+	dir := t.TempDir()
+	client := start(t, dir)
+	l := simpleLease(filepath.Join(t.TempDir(), "s"), "http://127.0.0.1:1")
+	for range 50 {
+		all := daemons(t, dir)
+		signal(t, all, syscall.SIGSTOP)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		if err := client.Open(ctx, l); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("open: %v", err)
+		}
+		cancel()
+		closed := make(chan error, 1)
+		go func() { closed <- client.Close(t.Context(), l.ID) }()
+		time.Sleep(5 * time.Millisecond) // for the second question to be on its way
+		signal(t, all, syscall.SIGCONT)
+		if err := <-closed; err != nil {
+			t.Fatal(err)
+		}
+		if ids, err := client.Leases(t.Context()); err != nil || len(ids) > 0 {
+			t.Fatalf("leases %v, %v", ids, err)
+		}
+	}
+}
+
+func signal(t *testing.T, pids []int, s syscall.Signal) {
+	t.Helper()
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, s); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

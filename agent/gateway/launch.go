@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -70,17 +69,26 @@ func (c *Client) reopen(ctx context.Context, instance string) {
 	}
 	c.mu.Unlock()
 	for _, l := range lost {
-		body, err := json.Marshal(newWireLease(l))
-		if err == nil {
-			_, err = c.once(ctx, pathOpen, body, nil)
-		}
-		if err != nil {
+		if err := c.openAgain(ctx, l); err != nil {
 			c.log.Error("a sandbox has no gateway", "lease", l.ID, "error", err)
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.instance = instance
+}
+
+// openAgain opens the lease at the daemon that answers, unless it was closed.
+func (c *Client) openAgain(ctx context.Context, l Lease) error {
+	defer c.openings.begin(l.ID)()
+	c.mu.Lock()
+	_, has := c.leases[l.ID]
+	c.mu.Unlock()
+	if !has {
+		return nil
+	}
+	_, err := c.onceAbout(ctx, pathOpen, newWireLease(l), nil)
+	return err
 }
 
 // launch starts a daemon, with nothing of this process's environment but where
