@@ -150,6 +150,11 @@ func newCrash(t *testing.T, backend string, keepWarm int) *crash {
 		extra = fmt.Sprintf(", path: [%q, /usr/local/bin, /usr/bin, /bin]", cliDir(t, backend))
 	}
 	write(t, c.config, fmt.Sprintf(crashConfig, address, c.dir, url, backend, extra, keepWarm))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the runner's log:\n%s", c.log.String())
+		}
+	})
 	c.start()
 	t.Cleanup(c.stop)
 	c.require()
@@ -242,9 +247,6 @@ func (c *crash) stop() {
 	}
 	if err := c.process.Wait(); err != nil {
 		c.t.Errorf("the runner ended with %v", err)
-	}
-	if c.t.Failed() {
-		c.t.Logf("the runner's log:\n%s", c.log.String())
 	}
 }
 
