@@ -151,7 +151,7 @@ func (a *attempt) totals() (agent.Totals, error) {
 // meter puts what the gateway counted in place of what the agent says of
 // itself, and returns the error that ends the task where a budget did.
 func (a *attempt) meter(err error) error {
-	if a.proc == nil || a.proc.lease == nil {
+	if !a.metered() {
 		return err
 	}
 	t, terr := a.totals()
@@ -172,6 +172,15 @@ func (a *attempt) meter(err error) error {
 		return overBudget(*t.Exceeded)
 	}
 	return err
+}
+
+// metered reports whether the gateway counts what the task's agent spends, or
+// counted what one spent that was lost.
+func (a *attempt) metered() bool {
+	if a.proc == nil {
+		return a.lost && a.m.opts.Gateway != nil
+	}
+	return a.proc.lease != nil
 }
 
 // forgetMeter drops what the gateway counted for a task whose end is written.

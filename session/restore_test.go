@@ -123,10 +123,17 @@ func end(t *testing.T, dir string) {
 	}
 }
 
+// spending is a gateway through which every task has spent the same.
+type spending struct{ *gateway.Gateway }
+
+func (spending) Totals(context.Context, string) (agent.Totals, error) {
+	return agent.Totals{Calls: 1, CostUSD: 0.25}, nil
+}
+
 func TestInterrupted(t *testing.T) {
 	t.Run("has failed", func(t *testing.T) {
 		dir := sharedDir(t)
-		g := gateway.New(gateway.Options{})
+		g := spending{gateway.New(gateway.Options{})}
 		through := func(o *session.Options, _ *agent.Profile) { o.Gateway, o.Helper = g, noHelper }
 		leases := func() int {
 			open, err := g.Leases(t.Context())
@@ -141,8 +148,8 @@ func TestInterrupted(t *testing.T) {
 			t.Errorf("%d leases of a sandbox that the manager left", n)
 		}
 		w := openWorld(t, dir, through)
-		if got := w.wait(task); got.State != session.TaskFailed || got.Result.Error.Code != session.CodeInterrupted {
-			t.Errorf("%s: %+v", got.State, got.Result.Error)
+		if got := w.wait(task); got.State != session.TaskFailed || got.Result.Error.Code != session.CodeInterrupted || got.Result.CostUSD != 0.25 {
+			t.Errorf("%s, %v dollars: %+v", got.State, got.Result.CostUSD, got.Result.Error)
 		}
 		eventually(t, "its sandbox's lease is closed", func() bool { return leases() == 0 })
 	})
