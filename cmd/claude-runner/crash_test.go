@@ -104,6 +104,11 @@ rules:
         chunk: 8
       - tool_use: Bash
         input: {command: 'echo {{.Match 1}} >> steps; sleep 0.2; paste -sd, steps', description: do the step}
+  - match: {message: '/^stay/', tool_results: 0}
+    answer:
+      - text: I begin
+      - tool_use: Bash
+        input: {command: sleep 600, description: stay}
   - match: {message: '/^(say|recall) /'}
     answer: [{text: 'done'}]
   - match: {tool_name: Bash}
