@@ -174,11 +174,11 @@ func (a *attempt) meter(err error) error {
 	return err
 }
 
-// metered reports whether the gateway counts what the task's agent spends, or
-// counted what one spent that was lost.
+// metered reports whether the gateway counts what the task's agent spends, or may
+// have counted what one spent whose sandbox is gone.
 func (a *attempt) metered() bool {
 	if a.proc == nil {
-		return a.lost && a.m.opts.Gateway != nil
+		return a.job.task.Sandbox != "" && a.m.opts.Gateway != nil
 	}
 	return a.proc.lease != nil
 }

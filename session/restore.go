@@ -114,7 +114,6 @@ func (a *attempt) recover(ctx context.Context) (agent.Result, error) {
 				a.m.stopSandbox(task.Backend, sandbox, stopGrace)
 			}
 			a.m.closeLease(&lease{id: task.Sandbox})
-			a.lost = true
 		}
 		return agent.Result{}, err
 	}

@@ -35,7 +35,6 @@ type attempt struct {
 	waited      time.Duration // of that, for others to boot
 	step        int64         // events of proc's turn so far
 	exited      bool          // proc ended in its turn
-	lost        bool          // a proc that may have spent something, and is no more
 
 	unwritten error // why the task could not be written down, which had begun before
 }
@@ -382,7 +381,7 @@ func (a *attempt) settle(err error) {
 	if p == nil {
 		return
 	}
-	a.proc, a.lost = nil, a.lost || p.lease != nil
+	a.proc = nil
 	if err == nil && p.conv.Alive() && a.stays(p) {
 		return
 	}
