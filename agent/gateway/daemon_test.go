@@ -217,8 +217,8 @@ func TestDaemonIsStartedAgain(t *testing.T) {
 	}
 }
 
-// A lease is closed though who opened it has not waited, and the daemon comes to
-// both questions at once.
+// A close comes behind the opening of its lease, though who opened it has not
+// waited for that.
 func TestCloseOfWhatIsBeingOpened(t *testing.T) {
 	dir := t.TempDir()
 	client := start(t, dir)
@@ -230,10 +230,12 @@ func TestCloseOfWhatIsBeingOpened(t *testing.T) {
 		if err := client.Open(ctx, l); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("open: %v", err)
 		}
+		if err := client.Close(ctx, l.ID); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "still being opened") {
+			t.Errorf("close: %v", err)
+		}
 		cancel()
 		closed := make(chan error, 1)
 		go func() { closed <- client.Close(t.Context(), l.ID) }()
-		time.Sleep(5 * time.Millisecond) // for the second question to be on its way
 		signal(t, all, syscall.SIGCONT)
 		if err := <-closed; err != nil {
 			t.Fatal(err)

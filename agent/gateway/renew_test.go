@@ -36,11 +36,7 @@ func TestRenew(t *testing.T) {
 	}
 	for i, meter := range []string{"first", "second", "third"} {
 		if i == 2 {
-			for _, pid := range daemons(t, dir) {
-				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-					t.Fatal(err)
-				}
-			}
+			signal(t, daemons(t, dir), syscall.SIGKILL)
 		}
 		l.Meter = meter
 		if err := client.Open(t.Context(), l); err != nil {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"claude-runner/backends"
 )
 
 // whole reads a session's stream from its beginning, unbroken.
@@ -169,13 +171,25 @@ func (c *crash) checkRemains() {
 			c.t.Errorf("processes are left: %q", left)
 		}
 	}
+	c.sandboxes(func(_ backends.Backend, handles []backends.Handle) {
+		if len(handles) > 0 {
+			c.t.Errorf("sandboxes are left: %+v", handles)
+		}
+	})
+}
+
+// sandboxes hands over those that there are, while the runner is away.
+func (c *crash) sandboxes(to func(backends.Backend, []backends.Handle)) {
+	c.t.Helper()
 	registry, err := openBackendsAlone(c.t.Context(), loadConfig(c.t, c.config, nil))
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	defer registry.Close()
 	b, _ := registry.Backend("it")
-	if handles, err := b.List(c.t.Context()); err != nil || len(handles) > 0 {
-		c.t.Errorf("sandboxes are left: %+v, %v", handles, err)
+	handles, err := b.List(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
 	}
+	to(b, handles)
 }

@@ -23,7 +23,16 @@ func TestCrashOfTheSandboxToo(t *testing.T) {
 				return slices.ContainsFunc(c.whole("lost"), func(e crashEvent) bool { return e.Type == "tool_start" })
 			})
 			c.kill()
-			c.removeSandboxes()
+			c.sandboxes(func(b backends.Backend, handles []backends.Handle) {
+				if len(handles) == 0 {
+					t.Error("the sandbox has not outlived the runner")
+				}
+				for _, h := range handles {
+					if err := backends.Remove(t.Context(), b, h, 0); err != nil {
+						t.Error(err)
+					}
+				}
+			})
 			c.start()
 			c.steps["lost"] = 1
 			eventually(t, time.Minute, "the task has failed", func() bool {
@@ -35,24 +44,5 @@ func TestCrashOfTheSandboxToo(t *testing.T) {
 			c.stop()
 			c.checkRemains()
 		})
-	}
-}
-
-func (c *crash) removeSandboxes() {
-	c.t.Helper()
-	registry, err := openBackendsAlone(c.t.Context(), loadConfig(c.t, c.config, nil))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer registry.Close()
-	b, _ := registry.Backend("it")
-	handles, err := b.List(c.t.Context())
-	if err != nil || len(handles) == 0 {
-		c.t.Fatalf("%d sandboxes, %v", len(handles), err)
-	}
-	for _, h := range handles {
-		if err := backends.Remove(c.t.Context(), b, h, 0); err != nil {
-			c.t.Fatal(err)
-		}
 	}
 }
