@@ -1,7 +1,6 @@
 package api_test
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,7 +12,7 @@ import (
 	"time"
 
 	"claude-runner/backends/backendtest"
-	"claude-runner/session"
+	"claude-runner/session/sample"
 	"claude-runner/session/sqlite"
 )
 
@@ -114,9 +113,9 @@ func BenchmarkLargeDatabase(b *testing.B) {
 }
 
 // BenchmarkStoredSessions tells what ten thousand stored sessions cost beside
-// ten: a submit, a session and a page of them.
+// a hundred (more than a page, too): a submit, a session and a page of them.
 func BenchmarkStoredSessions(b *testing.B) {
-	for _, n := range []int{10, 10000} {
+	for _, n := range []int{100, 10000} {
 		b.Run(fmt.Sprintf("sessions=%d", n), func(b *testing.B) {
 			dir := backendtest.SharedDir(b)
 			fill(b, filepath.Join(dir, "runner.db"), n, 5)
@@ -141,36 +140,12 @@ func BenchmarkStoredSessions(b *testing.B) {
 // fill makes a database with sessions of one ended task and some events each.
 func fill(b *testing.B, path string, sessions, events int) {
 	b.Helper()
-	store, err := sqlite.Open(context.Background(), path)
+	store, err := sqlite.Open(b.Context(), path)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer store.Close()
-	begin := time.Now().Add(-24 * time.Hour).UTC()
-	var batch []session.Change
-	for i := range sessions {
-		at := begin.Add(time.Duration(i) * time.Second)
-		id := fmt.Sprintf("session-%d", i)
-		t := session.Task{ID: fmt.Sprintf("task-%d", i), SessionID: id, Agent: "shell", State: session.TaskQueued, CreatedAt: at, Request: session.Request{Message: "What is my plan?"}}
-		created := t
-		records := make([]session.Record, events)
-		for n := range records {
-			records[n] = session.Record{
-				SessionID: id, Seq: int64(n + 1), TaskID: t.ID, Step: int64(n), Time: at,
-				Data: fmt.Appendf(nil, `{"seq":%d,"time":%q,"sessionId":%q,"taskId":%q,"type":"text","text":"a few words of it"}`, n+1, at.Format(time.RFC3339Nano), id, t.ID),
-			}
-		}
-		t.State, t.StartedAt, t.EndedAt = session.TaskSucceeded, at.Add(time.Second), at.Add(time.Minute)
-		t.Result = session.Result{Text: "You are on the pro plan.", CostUSD: 0.01, Model: "claude-sonnet-4-6", Duration: time.Minute, Turns: 2}
-		batch = append(batch,
-			session.Change{Create: &session.Creation{Session: session.Session{ID: id, Agent: "shell", CreatedAt: at, UpdatedAt: at}, Task: created}, Events: records},
-			session.Change{End: &session.Ending{Task: t, AgentID: "a", Turns: 1}})
-		if len(batch) < 200 && i < sessions-1 {
-			continue
-		}
-		if err := store.Apply(b.Context(), batch); err != nil {
-			b.Fatal(err)
-		}
-		batch = nil
+	if err := sample.Fill(b.Context(), store, "shell", sessions, events); err != nil {
+		b.Fatal(err)
 	}
 }

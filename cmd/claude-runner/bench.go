@@ -29,7 +29,8 @@ The parts, for --only:
   load      conversations that go on side by side
   memory    what an idle agent holds
   idle      what a server without tasks holds
-  overhead  tasks per second with an agent that does nothing, the median of five rounds
+  overhead  tasks per second with an agent that does nothing, the median of five rounds, with and without
+            stored sessions
 
 The same is measured, in turn with it, with the CLI on a pipe (which nothing can be faster than) and with
 "docker run" or "podman run" of the CLI (which many do today). Compare with those: figures of a machine that
@@ -53,6 +54,7 @@ Exit code 1 where something could not be measured, or the soak found growth. A t
 	f.IntVar(&o.Burst, "burst", 20, "sessions of a burst")
 	f.IntVar(&o.Conversations, "conversations", 8, "conversations of load, memory and soak")
 	f.DurationVar(&o.Duration, "duration", 20*time.Second, "of load, and of each of the five rounds of overhead")
+	f.IntVar(&o.Stored, "stored", 10_000, "sessions that overhead stores, to be measured with them and without; 0: only without")
 	f.StringVar(&o.Image, "image", agent.DefaultProfile().Image, "image of the agent, where a backend uses one")
 	f.StringVar(&o.CLI, "cli", "", "the CLI's program for the local backend and the pipe (default: claude in PATH)")
 	f.StringVar(&o.DataDir, "data-dir", "", "folder for the run's data, which is removed (default: the system's for temporary files)")
@@ -60,7 +62,7 @@ Exit code 1 where something could not be measured, or the soak found growth. A t
 	f.BoolVar(&o.Markdown, "markdown", false, "print the table as Markdown")
 	f.DurationVar(&o.Soak, "soak", 0, "keep the server busy for so long, and look for growth")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		p := bench.Program{Version: version, Kinds: kinds(), Serve: serveCommandLine, OpenBackends: openBackendsAlone}
+		p := bench.Program{Version: version, Kinds: kinds(), Serve: serveCommandLine, OpenBackends: openBackendsAlone, WithStore: withStore}
 		if err := p.Check(o); err != nil {
 			return &exitError{exitUsage, err}
 		}

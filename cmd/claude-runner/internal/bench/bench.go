@@ -16,6 +16,7 @@ import (
 	"claude-runner/backends"
 	"claude-runner/cmd/claude-runner/internal/cli"
 	"claude-runner/config"
+	"claude-runner/session/sqlite"
 )
 
 // Parts are what can be measured, in the order of the report.
@@ -29,6 +30,7 @@ type Options struct {
 	Burst         int
 	Conversations int
 	Duration      time.Duration
+	Stored        int // sessions; 0: none
 	Image         string
 	CLI           string // the program; "" looks for it in PATH
 	DataDir       string // "": the system's folder for temporary files
@@ -45,6 +47,8 @@ type Program struct {
 	Serve func(config string) (*exec.Cmd, error)
 	// OpenBackends opens the backends of a server that has ended.
 	OpenBackends func(context.Context, *config.Config) (*backends.Registry, error)
+	// WithStore opens the database of a server that has not begun.
+	WithStore func(context.Context, *config.Config, func(*sqlite.Store) error) error
 }
 
 // ErrInterrupted is returned where the context ended before all was measured.
@@ -73,6 +77,9 @@ func (p Program) Check(o Options) error {
 		if n < 1 || n > 10_000 {
 			return fmt.Errorf("--%s %d: want 1 to 10000", flag, n)
 		}
+	}
+	if o.Stored < 0 || o.Stored > 1_000_000 {
+		return fmt.Errorf("--stored %d: want 0 to 1000000", o.Stored)
 	}
 	if o.Duration < time.Second {
 		return fmt.Errorf("--duration %v: want 1s at least", o.Duration)
@@ -142,8 +149,7 @@ func (l *lab) measure(ctx context.Context) (*report, error) {
 		}
 	}
 	if l.o.wants("overhead") {
-		var err error
-		if r.Overhead, err = l.overhead(ctx); err != nil {
+		if err := l.overhead(ctx, r); err != nil {
 			errs = append(errs, fmt.Errorf("overhead: %w", err))
 		}
 	}

@@ -30,6 +30,7 @@ type report struct {
 	Skipped  []skippedBackend `json:"skipped"`
 	Idle     *idleResult      `json:"idle,omitempty"`
 	Overhead *overheadResult  `json:"overhead,omitempty"`
+	Stored   *overheadResult  `json:"overhead_stored,omitempty"` // the same where sessions are stored
 	Targets  []target         `json:"targets"`
 	Soak     *soakReport      `json:"soak,omitempty"`
 }
@@ -41,6 +42,7 @@ type shownOptions struct {
 	Burst         int      `json:"burst"`
 	Conversations int      `json:"conversations"`
 	DurationMS    int64    `json:"duration_ms"`
+	Stored        int      `json:"stored_sessions"`
 	Image         string   `json:"image"`
 }
 
@@ -151,7 +153,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 func (l *lab) newReport(ctx context.Context) *report {
 	r := &report{
 		Version: 1, Date: time.Now().UTC().Truncate(time.Second),
-		Options: shownOptions{l.o.Only, l.o.Samples, l.o.Burst, l.o.Conversations, l.o.Duration.Milliseconds(), l.o.Image},
+		Options: shownOptions{l.o.Only, l.o.Samples, l.o.Burst, l.o.Conversations, l.o.Duration.Milliseconds(), l.o.Stored, l.o.Image},
 		Machine: thisMachine(),
 		Versions: versions{
 			Runner: l.program.Version, Go: runtime.Version(), CLI: l.cliVersion(ctx), Tested: claude.TestedVersion,

@@ -44,15 +44,20 @@ type agentProfile map[string]any
 
 // serve starts a server of profiles on one backend. It must be stopped.
 func (l *lab) serve(ctx context.Context, backend string, cliDir string, agents map[string]agentProfile) (*server, error) {
+	return l.start(ctx, l.settings(backend, cliDir, agents))
+}
+
+// settings are a server's of profiles on one backend.
+func (l *lab) settings(backend string, cliDir string, agents map[string]agentProfile) map[string]any {
 	for _, a := range agents {
 		a.on(l, backend)
 	}
-	return l.start(ctx, map[string]any{
+	return map[string]any{
 		"backends": map[string]any{backend: backendEntry(backend, cliDir)},
 		"agents":   agents, "default_agent": slices.Sorted(maps.Keys(agents))[0],
 		// Not to be what is measured.
 		"limits": map[string]any{"concurrency": max(l.o.Burst, l.o.Conversations, overheadSessions, 8), "queue_depth": 20_000},
-	})
+	}
 }
 
 // on fills in what all profiles of a bench have.
@@ -73,6 +78,18 @@ func backendEntry(name, cliDir string) map[string]any {
 // start starts a server of a configuration, all of whose other settings are the
 // program's own.
 func (l *lab) start(ctx context.Context, settings map[string]any) (*server, error) {
+	s, err := l.newServer(settings)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.start(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// newServer is a server that has yet to be started.
+func (l *lab) newServer(settings map[string]any) (*server, error) {
 	s := &server{lab: l, dir: filepath.Join(l.dir, fmt.Sprintf("server-%d", l.servers.Add(1))), log: &tail{}, read: make(chan struct{})}
 	s.config = s.dir + ".yaml"
 	settings["server"] = map[string]any{"listen": "127.0.0.1:0"}
@@ -87,9 +104,11 @@ func (l *lab) start(ctx context.Context, settings map[string]any) (*server, erro
 	if err == nil {
 		s.cmd, err = l.program.Serve(s.config)
 	}
-	if err != nil {
-		return nil, err
-	}
+	return s, err
+}
+
+// start has it serve. Where that fails nothing of it is left.
+func (s *server) start(ctx context.Context) error {
 	s.cmd.Env = append(s.cmd.Env, plainEnvironment()...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the terminal's Ctrl-C is the bench's alone
 	stderr, err := s.cmd.StderrPipe()
@@ -97,7 +116,7 @@ func (l *lab) start(ctx context.Context, settings map[string]any) (*server, erro
 		err = s.cmd.Start()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("start a server: %w", err)
+		return fmt.Errorf("start a server: %w", err)
 	}
 	ready := make(chan string, 1)
 	go s.readLog(stderr, ready)
@@ -105,12 +124,12 @@ func (l *lab) start(ctx context.Context, settings map[string]any) (*server, erro
 	case s.client.Base = <-ready:
 	case <-s.read:
 		_ = s.cmd.Wait() // its log says more
-		return nil, fmt.Errorf("the server did not start: %s", s.log)
+		return fmt.Errorf("the server did not start: %s", s.log)
 	case <-ctx.Done():
-		return nil, errors.Join(ctx.Err(), s.stop(ctx))
+		return errors.Join(ctx.Err(), s.stop(ctx))
 	}
-	s.client.HTTP = l.http
-	return s, nil
+	s.client.HTTP = s.lab.http
+	return nil
 }
 
 // plainEnvironment is this process's, without what configures the runner, the
@@ -195,21 +214,32 @@ func (s *server) load() (*config.Config, error) {
 
 // deleteAll deletes every session.
 func (s *server) deleteAll(ctx context.Context) error {
-	var sessions []struct {
-		SessionID string
-	}
 	if s.client.Base == "" { // it has not begun
 		return nil
 	}
-	if err := s.get(ctx, "/sessions", &sessions); err != nil {
+	sessions, err := s.stored(ctx)
+	if err != nil {
 		return err
 	}
 	var g errgroup.Group
 	g.SetLimit(8)
-	for _, one := range sessions {
-		g.Go(func() error { return s.delete(ctx, one.SessionID) })
+	for _, id := range sessions {
+		g.Go(func() error { return s.delete(ctx, id) })
 	}
 	return g.Wait()
+}
+
+// stored lists the sessions that there are, by their ids.
+func (s *server) stored(ctx context.Context) ([]string, error) {
+	var sessions []struct {
+		SessionID string
+	}
+	err := s.get(ctx, "/sessions", &sessions)
+	var ids []string
+	for _, one := range sessions {
+		ids = append(ids, one.SessionID)
+	}
+	return ids, err
 }
 
 func (s *server) delete(ctx context.Context, session string) error {

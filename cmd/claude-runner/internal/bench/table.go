@@ -179,8 +179,10 @@ func (r *report) sentences() []string {
 			bytesOf(i.ServerResidentBytes), number(i.ServerPerSecondMS), bytesOf(i.GatewayResidentBytes), number(i.GatewayPerSecondMS)))
 	}
 	if o := r.Overhead; o != nil {
-		all = append(all, fmt.Sprintf("An agent that does nothing, %d sessions side by side: %s tasks per second (%s to %s in %d rounds), p50 %s ms, p99 %s ms.",
-			o.Conversations, number(o.TasksPerSecond), number(slices.Min(o.Rounds)), number(slices.Max(o.Rounds)), len(o.Rounds), number(o.Answer.at(0.5)), number(o.Answer.at(0.99))))
+		all = append(all, fmt.Sprintf("An agent that does nothing, %d sessions side by side: %s.", o.Conversations, o))
+	}
+	if o := r.Stored; o != nil {
+		all = append(all, fmt.Sprintf("The same, in turn with it, where the server has %s stored: %s.", english.Plural(o.StoredSessions, "session", ""), o))
 	}
 	for _, t := range r.Targets {
 		all = append(all, "Target, "+t.String()+".")

@@ -39,6 +39,8 @@ const (
 	burstSessions    = 20     // at least, of a burst that it holds for
 	nothingPerSecond = 1500.0 // on two processors
 	nothingP99MS     = 20.0
+	storedToNone     = 1.1    // no more than two measurements of one thing differ by
+	storedSessions   = 10_000 // at least, that it holds for
 	idleServerBytes  = 40 << 20
 )
 
@@ -82,6 +84,10 @@ func (r *report) judge() {
 	if o := r.Overhead; o != nil && r.Machine.Cores >= 2 {
 		hold("tasks of an agent that does nothing", "at least", nothingPerSecond, o.TasksPerSecond, "per second")
 		hold("p99 of such a task", "at most", nothingP99MS, o.Answer.at(0.99), "ms")
+	}
+	if o := r.Stored; o != nil && o.StoredSessions >= storedSessions {
+		hold("p50 of such a task with "+english.Plural(o.StoredSessions, "stored session", "")+" to that without", "at most",
+			storedToNone, o.Answer.at(0.5)/r.Overhead.Answer.at(0.5), "×")
 	}
 	if r.Idle != nil && r.Idle.ServerResidentBytes > 0 {
 		hold("resident memory of an idle server", "at most", idleServerBytes, float64(r.Idle.ServerResidentBytes), "bytes")
