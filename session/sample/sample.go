@@ -17,16 +17,14 @@ const batchSessions = 100
 // last a day ago. Each has one ended task, task-0 and so on, with some events.
 func Fill(ctx context.Context, store session.Store, agent string, sessions, events int) error {
 	begin := time.Now().Add(-24*time.Hour - time.Duration(sessions)*time.Second).UTC()
-	var batch []session.Change
-	for i := range sessions {
-		batch = append(batch, one(agent, i, events, begin.Add(time.Duration(i)*time.Second))...)
-		if len(batch) < 2*batchSessions && i < sessions-1 {
-			continue
+	for first := 0; first < sessions; first += batchSessions {
+		var batch []session.Change
+		for i := first; i < min(first+batchSessions, sessions); i++ {
+			batch = append(batch, one(agent, i, events, begin.Add(time.Duration(i)*time.Second))...)
 		}
 		if err := store.Apply(ctx, batch); err != nil {
 			return fmt.Errorf("store %d sessions: %w", sessions, err)
 		}
-		batch = nil
 	}
 	return nil
 }

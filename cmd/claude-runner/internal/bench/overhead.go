@@ -104,10 +104,8 @@ func (l *lab) serveNothing(ctx context.Context, dir string, stored int) (*server
 	if err != nil {
 		return nil, err
 	}
-	if stored > 0 {
-		if err := s.fill(ctx, "nothing", stored); err != nil {
-			return nil, err
-		}
+	if err := s.fill(ctx, "nothing", stored); err != nil {
+		return nil, err
 	}
 	if err := s.start(ctx); err != nil {
 		return nil, err
